@@ -1,0 +1,7 @@
+"""Made-up payments to demonstrate, test and measure with: `pelton simulate` and the benchmark's workload."""
+
+from ops.simulate.settings import SimulationError, SimulationSettings, SimulationSummary
+from ops.simulate.simulator import simulate
+from ops.simulate.workload import card_features_stream
+
+__all__ = ["SimulationError", "SimulationSettings", "SimulationSummary", "card_features_stream", "simulate"]
