@@ -1,36 +1,149 @@
 """Numba kernels that are compiled once per machine and only loaded afterwards.
 
-Several workers that start together may corrupt numba's own file cache (numba issues 4807 and 10128). So the
-cache lives in a folder named after versions, processor and sources; who finds it unfinished compiles under a file lock.
+Importing a kernel costs nothing: numba itself is imported, and the machine code read, at a kernel's first call.
+Code that is not in the cache yet is compiled under a file lock, so workers that start together share the work.
 """
 
-import hashlib
-import os
-import platform
+import contextlib
+import importlib
+import re
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import llvmlite
-import numba
-import numpy as np
+from kernels.code_cache import CodeCache, Entry, cache_folder
+
+__all__ = ["Kernel", "cache_folder", "compile_all", "load_imported", "missing", "njit"]
+
+_registered: "dict[str, Kernel]" = {}  # by module and name: a module imported anew replaces its kernels
+_loading = threading.RLock()  # taken before numba's compiler lock, always: a kernel may load the ones that it calls
 
 
-def cache_folder() -> Path:
-    """Return the folder of compiled kernels for these versions, this processor and these sources."""
-    digest = hashlib.sha256()
-    host = llvmlite.binding.get_host_cpu_name()
-    digest.update("|".join([sys.version, numba.__version__, np.__version__, platform.machine(), host]).encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(root) / "pelton" / f"kernels-{digest.hexdigest()[:16]}"
+class Kernel:
+    """A function of arrays that runs as machine code, without the GIL. Call it as the Python function it was.
+
+    `py_func` is that function: the slow twin that runs without numba.
+    """
+
+    def __init__(self, function: Callable[..., Any], signatures: tuple[str, ...], options: dict[str, Any]) -> None:
+        self.py_func = self.__wrapped__ = function
+        self.signatures = signatures
+        self.__name__, self.__qualname__ = function.__name__, function.__qualname__
+        self.__module__, self.__doc__ = function.__module__, function.__doc__
+        self._options = options
+        self._cache = CodeCache()
+        self._dispatcher: Any = None
+
+    def __call__(self, *args: Any) -> Any:
+        """Run the kernel; its first call loads it, or compiles it if this machine has never seen it."""
+        return (self._dispatcher or self.load())(*args)
+
+    def __repr__(self) -> str:
+        """Show name and signatures."""
+        return f"<kernel {self.__module__}.{self.__qualname__} {' '.join(self.signatures)}>"
+
+    @property
+    def _numba_type_(self) -> Any:  # how numba sees a kernel that another kernel calls
+        return self.load()._numba_type_
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The places of this kernel's machine code in the cache, one per signature."""
+        source = Path(self.py_func.__code__.co_filename)
+        name = f"{self.__qualname__}-{self.py_func.__code__.co_firstlineno}"
+        return [Entry(self.__module__, source, name, f"{signature} {sorted(self._options.items())}")
+                for signature in self.signatures]  # fmt: skip
+
+    def is_compiled(self) -> bool:
+        """Tell whether the machine code of every signature is in the cache of this machine."""
+        return all(self._cache.holds(entry) for entry in self.entries)
+
+    def load(self) -> Any:
+        """Return numba's dispatcher, from the cache or compiled into it.
+
+        Raises:
+            RuntimeError: numba cannot write this function to a file; the message says what to change.
+        """
+        with _loading:
+            if self._dispatcher is None:
+                self._dispatcher = self._make_dispatcher()
+        return self._dispatcher
+
+    def _make_dispatcher(self) -> Any:
+        import numba
+
+        from kernels.numba_cache import NumbaCache
+
+        if numba.config.DISABLE_JIT:  # NUMBA_DISABLE_JIT=1, to step through a kernel in a debugger
+            return self.py_func
+        dispatcher = numba.njit(nogil=True, **self._options)(self.py_func)
+        for signature, entry in zip(self.signatures, self.entries, strict=True):
+            code = self._cache.read(entry)
+            with self._cache.lock() if code is None else contextlib.nullcontext():
+                dispatcher._cache = NumbaCache(self._cache, entry, code or self._cache.read(entry))
+                dispatcher.compile(signature)
+        dispatcher.disable_compile()  # other types are a mistake of the caller, not a reason to compile for seconds
+        return dispatcher
 
 
-numba.config.CACHE_DIR = str(cache_folder())
+def njit(signature: str | Iterable[str], **options: Any) -> Callable[[Callable[..., Any]], Kernel]:
+    """Make a function a kernel, for one signature or several, for example "int64(int64[::1], float64[::1])".
+
+    Args:
+        signature: numba's notation; write `[::1]` for arrays, all of ours are C-contiguous.
+        options: passed on to `numba.njit`, for example `error_model="numpy"`.
+
+    Raises:
+        TypeError: no signature was given.
+    """
+    signatures = (
+        (signature,) if isinstance(signature, str) else tuple(signature) if isinstance(signature, Iterable) else ()
+    )
+    if not signatures or not all(isinstance(each, str) for each in signatures):
+        raise TypeError(f"the signature is {signature!r}; write it as text, like @njit('int64(int64[::1])')")
+
+    def decorate(function: Callable[..., Any]) -> Kernel:
+        kernel = Kernel(function, signatures, options)
+        _registered[f"{kernel.__module__}.{kernel.__qualname__}"] = kernel
+        return kernel
+
+    return decorate
 
 
-def njit(signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a kernel for one signature, from the cache if it is there, with the GIL released."""
-    return numba.njit(signature, nogil=True, cache=True, **options)
+def compile_all(say: Callable[[str, int, int], None] | None = None) -> int:
+    """Compile what this machine has not compiled yet, and return how many kernels that were.
+
+    Args:
+        say: called before each kernel with its name, its number from 1 on, and how many there are to compile.
+    """
+    waiting = [kernel for kernel in _ours() if not kernel.is_compiled()]
+    for number, kernel in enumerate(waiting, start=1):
+        if say is not None:
+            say(f"{kernel.__module__}.{kernel.__qualname__}", number, len(waiting))
+        kernel.load()
+    if waiting:
+        CodeCache().tidy()
+    return len(waiting)
+
+
+def missing() -> list[str]:
+    """Return the names of kernels without machine code on this machine, sorted: [] when it is ready."""
+    return sorted(f"{kernel.__module__}.{kernel.__qualname__}" for kernel in _ours() if not kernel.is_compiled())
+
+
+def load_imported() -> int:
+    """Load each kernel of the modules imported so far, so that no event waits for it; return how many there are."""
+    kernels = [kernel for kernel in list(_registered.values()) if kernel.__module__ in sys.modules]
+    for kernel in kernels:
+        kernel.load()
+    return len(kernels)
+
+
+def _ours() -> list[Kernel]:
+    root = Path(__file__).parent
+    for source in sorted(root.rglob("*.py")):
+        if re.search(r"^@njit\(", source.read_text(encoding="utf-8"), re.MULTILINE):
+            importlib.import_module(".".join(("kernels", *source.relative_to(root).with_suffix("").parts)))
+    return [kernel for _, kernel in sorted(_registered.items()) if kernel.__module__.startswith("kernels.")]
