@@ -11,7 +11,6 @@ import platform
 import re
 import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -53,7 +52,7 @@ class CodeCache:
     def write(self, entry: Entry, code: bytes) -> None:
         """Keep `code`; where no folder can be written (full, read-only) nothing is kept, and a warning says so."""
         problem = ""
-        for folder in self._folders():
+        for folder in self._folders(make=True):
             try:
                 _write(_file(folder, entry), hashlib.sha256(code).digest() + code)
             except OSError as error:
@@ -65,22 +64,16 @@ class CodeCache:
         _say_once(f"{problem}, nor in {_spare_folder().parent}; each start compiles them again")
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the right to compile, one process of this user at a time; the same thread may enter again."""
-        with _lock_of_threads:
-            if _held:
-                yield
-                return
-            file = self._open_lock()
-            _held.append(True)
-            try:
-                if file is not None:
-                    _lock_file(file)
-                yield
-            finally:
-                _held.pop()
-                if file is not None:
-                    file.close()  # which gives the lock back; so does a process that dies
+    def lock(self, entry: Entry) -> Iterator[None]:
+        """Hold the right to compile `entry`: one process of this user at a time, the others wait for its file."""
+        file = self._open_lock(entry)
+        try:
+            if file is not None:
+                _lock_file(file)
+            yield
+        finally:
+            if file is not None:
+                file.close()  # which gives the lock back; so does a process that dies
 
     def tidy(self) -> None:
         """Remove the code of sources that were edited several times since."""
@@ -94,25 +87,23 @@ class CodeCache:
                         file.unlink()
                     folder.rmdir()
 
-    def _open_lock(self) -> IO[bytes] | None:
-        for folder in self._folders():
+    def _open_lock(self, entry: Entry) -> IO[bytes] | None:
+        for folder in self._folders(make=True):
             with contextlib.suppress(OSError):
-                folder.mkdir(parents=True, exist_ok=True)
-                return (folder / "lock").open("a+b")
+                file = _file(folder, entry).with_suffix(".lock")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                return file.open("a+b")
         return None
 
-    def _folders(self) -> Iterator[Path]:
+    def _folders(self, make: bool = False) -> Iterator[Path]:
         yield cache_folder()
         spare = _spare_folder()
         with contextlib.suppress(OSError):
-            spare.parent.mkdir(exist_ok=True, mode=0o700)
+            if make:
+                spare.parent.mkdir(exist_ok=True, mode=0o700)
             found = spare.parent.lstat()
             if sys.platform == "win32" or (found.st_uid == os.getuid() and not found.st_mode & 0o022):
                 yield spare  # in a folder for all users: code that another one put there must never run
-
-
-_lock_of_threads = threading.RLock()
-_held: list[bool] = []
 
 
 def cache_folder() -> Path:

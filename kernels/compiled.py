@@ -81,7 +81,7 @@ class Kernel:
         dispatcher = numba.njit(nogil=True, **self._options)(self.py_func)
         for signature, entry in zip(self.signatures, self.entries, strict=True):
             code = self._cache.read(entry)
-            with self._cache.lock() if code is None else contextlib.nullcontext():
+            with self._cache.lock(entry) if code is None else contextlib.nullcontext():
                 dispatcher._cache = NumbaCache(self._cache, entry, code or self._cache.read(entry))
                 dispatcher.compile(signature)
         dispatcher.disable_compile()  # other types are a mistake of the caller, not a reason to compile for seconds
