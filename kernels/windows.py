@@ -1,0 +1,447 @@
+"""Exact windows over event time for many keys: one pass over a batch, arrays in, arrays out.
+
+`update` takes the operations of a batch in log order. Each inserts an event, or asks for the features of one, or both.
+The result depends on the events alone, in (time, order of arrival): not on batches, restarts, or when memory was freed.
+"""
+
+import numpy as np
+
+from kernels.compiled import njit
+from kernels.int128 import add_product
+from kernels.parts import NO_RUNTIME, part
+from kernels.window_counts import add_value, counts_full, move_counts
+from kernels.window_features import emit
+from kernels.window_state import (
+    BEGIN,
+    BEST,
+    C_COLUMN,
+    C_COUNTS,
+    C_KIND,
+    C_META,
+    CAPACITY,
+    CURSOR,
+    DROPPED,
+    END,
+    FIRST,
+    FREE_SLOT,
+    FROM,
+    HAS_KNOWN,
+    HIGH,
+    HINTS,
+    KNOWN_MAX,
+    LOW,
+    PHASE,
+    PLAN,
+    RETENTION_MS,
+    ROWS_CAPPED,
+    ROWS_LIVE,
+    ROWS_MAX,
+    SEEN_TO,
+    SLOTS_USED,
+    STATE,
+    SWEEP_AT,
+    add_slot,
+    find_slot,
+    make_room,
+    mix,
+    remove_slot,
+)
+
+INSERT, QUERY = 1, 2
+DONE, GROW_SLOTS, GROW_POOL, GROW_COUNTS = 0, 1, 2, 3
+
+
+@part
+def seek(pool, begin, first, end, guess, bound_ms):  # type: ignore[no-untyped-def]
+    """Return the first position in [first, end] whose time is above the bound, looking around `guess` first."""
+    low, high = first, end
+    at = min(max(guess, first), end)
+    step = 1
+    if at < end and pool[begin + at, 0] <= bound_ms:
+        low = at + 1
+        while low < end and pool[begin + min(low + step, end) - 1, 0] <= bound_ms:
+            low = min(low + step, end)
+            step *= 2
+        high = min(low + step, end)
+    else:
+        high = at
+        while high > first and pool[begin + max(high - step, first), 0] > bound_ms:
+            high = max(high - step, first)
+            step *= 2
+        low = max(high - step, first)
+    while low < high:
+        middle = (low + high) // 2
+        if pool[begin + middle, 0] > bound_ms:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@part
+def drop_front(meta, pool, count_key, count_n, ctl, columns, caches, slot, new_first):  # type: ignore[no-untyped-def]
+    """Forget the oldest rows of a key, and take them out of what is cached."""
+    for cache in range(caches.shape[0]):
+        at = caches[cache, C_META]
+        if caches[cache, C_KIND] == C_COUNTS:
+            column = columns[caches[cache, C_COLUMN], 1]
+            while meta[slot, at + LOW] < new_first and meta[slot, at + LOW] < meta[slot, at + HIGH]:
+                add_value(
+                    meta,
+                    count_key,
+                    count_n,
+                    ctl,
+                    caches,
+                    slot,
+                    cache,
+                    pool[meta[slot, BEGIN] + meta[slot, at + LOW], column],
+                    -1,
+                )
+                meta[slot, at + LOW] += 1
+    ctl[ROWS_LIVE] -= new_first - meta[slot, FIRST]
+    meta[slot, FIRST] = new_first
+
+
+@part
+def drop_expired(meta, pool, count_key, count_n, ctl, columns, caches, slot, floor_ms):  # type: ignore[no-untyped-def]
+    """Forget the rows of a key at or before a time."""
+    first = meta[slot, FIRST]
+    while first < meta[slot, END] and pool[meta[slot, BEGIN] + first, 0] <= floor_ms:
+        first += 1
+    if first > meta[slot, FIRST]:
+        drop_front(meta, pool, count_key, count_n, ctl, columns, caches, slot, first)
+
+
+@part
+def write_row(pool, columns, shape, row, is_first, time_ms, known_ms, values, now):  # type: ignore[no-untyped-def]
+    """Write one event into a row, its running totals taken from the row before it."""
+    pool[row, 0] = time_ms
+    if shape[HAS_KNOWN] != 0:
+        pool[row, 1] = known_ms
+    for column in range(columns.shape[0]):
+        source, at = columns[column, 0], columns[column, 1]
+        pool[row, at] = values[now, source]
+        if columns[column, 4] != 0:
+            continue
+        total = at + 1
+        pool[row, total] = 0 if is_first else pool[row - 1, total] + pool[row - 1, at]
+        if columns[column, 2] != 0:
+            pool[row, at + 2] = values[now, source + 1]
+            pool[row, at + 3] = 0 if is_first else pool[row - 1, at + 3] + pool[row - 1, at + 2]
+        if columns[column, 3] != 0:
+            squares = at + 2 + 2 * columns[column, 2]
+            if is_first:
+                pool[row, squares], pool[row, squares + 1] = 0, 0
+            else:
+                before = pool[row - 1, at]
+                low, high = add_product(pool[row - 1, squares], pool[row - 1, squares + 1], before, before)
+                pool[row, squares], pool[row, squares + 1] = low, high
+
+
+@part
+def insert_between(meta, pool, windows, caches, slot, at):  # type: ignore[no-untyped-def]
+    """Move the rows from `at` on up by one, and every remembered position with them."""
+    begin, width = meta[slot, BEGIN], pool.shape[1]
+    for position in range(meta[slot, END], at, -1):
+        for column in range(width):
+            pool[begin + position, column] = pool[begin + position - 1, column]
+    for window in range(windows.shape[0]):
+        if meta[slot, HINTS + window] > at:
+            meta[slot, HINTS + window] += 1
+    for cache in range(caches.shape[0]):
+        first = caches[cache, C_META]
+        if caches[cache, C_KIND] == C_COUNTS:
+            if at < meta[slot, first + LOW]:
+                meta[slot, first + LOW] += 1
+                meta[slot, first + HIGH] += 1
+            elif at < meta[slot, first + HIGH]:
+                meta[slot, first + HIGH] += 1
+        elif at < meta[slot, first + SEEN_TO]:
+            meta[slot, first + BEST], meta[slot, first + FROM], meta[slot, first + SEEN_TO] = -1, 0, 0
+
+
+@part
+def insert(meta, pool, count_key, count_n, ctl, windows, columns, caches, shape, slot, times, values, now):  # type: ignore[no-untyped-def]
+    """Put an event where it belongs in its key's segment, which has room; return its position."""
+    time_ms, known_ms = times[now, 0], times[now, 1]
+    begin, end = meta[slot, BEGIN], meta[slot, END]
+    at = end
+    while at > meta[slot, FIRST] and pool[begin + at - 1, 0] > time_ms:
+        at -= 1
+    if at < end:
+        insert_between(meta, pool, windows, caches, slot, at)
+    meta[slot, END] = end + 1
+    ctl[ROWS_LIVE] += 1
+    write_row(pool, columns, shape, begin + at, at == meta[slot, FIRST], time_ms, known_ms, values, now)
+    if at < end:
+        if at == meta[slot, FIRST]:  # nothing before it: its totals are those of the row it pushed up
+            _copy_totals(pool, columns, begin + at)
+        for position in range(at + 1, end + 1):
+            _add_to_totals(pool, columns, begin + position, begin + at)
+        for cache in range(caches.shape[0]):
+            first = caches[cache, C_META]
+            if caches[cache, C_KIND] == C_COUNTS and meta[slot, first + LOW] <= at < meta[slot, first + HIGH]:
+                column = columns[caches[cache, C_COLUMN], 1]
+                add_value(meta, count_key, count_n, ctl, caches, slot, cache, pool[begin + at, column], 1)
+    if shape[HAS_KNOWN] != 0:
+        meta[slot, KNOWN_MAX] = max(meta[slot, KNOWN_MAX], known_ms)
+    if meta[slot, END] - meta[slot, FIRST] > shape[ROWS_MAX]:
+        drop_front(meta, pool, count_key, count_n, ctl, columns, caches, slot, meta[slot, FIRST] + 1)
+        meta[slot, DROPPED] += 1
+        ctl[ROWS_CAPPED] += 1
+    return at
+
+
+@part
+def _copy_totals(pool, columns, row):  # type: ignore[no-untyped-def]
+    for column in range(columns.shape[0]):
+        if columns[column, 4] == 0:
+            at = columns[column, 1]
+            pool[row, at + 1] = pool[row + 1, at + 1]
+            squares = at + 2 + 2 * columns[column, 2]
+            if columns[column, 2] != 0:
+                pool[row, at + 3] = pool[row + 1, at + 3]
+            if columns[column, 3] != 0:
+                pool[row, squares] = pool[row + 1, squares]
+                pool[row, squares + 1] = pool[row + 1, squares + 1]
+
+
+@part
+def _add_to_totals(pool, columns, row, added):  # type: ignore[no-untyped-def]
+    for column in range(columns.shape[0]):
+        if columns[column, 4] == 0:
+            at = columns[column, 1]
+            value = pool[added, at]
+            pool[row, at + 1] += value
+            if columns[column, 2] != 0:
+                pool[row, at + 3] += pool[added, at + 2]
+            if columns[column, 3] != 0:
+                squares = at + 2 + 2 * columns[column, 2]
+                low, high = add_product(pool[row, squares], pool[row, squares + 1], value, value)
+                pool[row, squares], pool[row, squares + 1] = low, high
+
+
+@njit(
+    f"int64({STATE}, {PLAN}, int8[::1], uint64[::1], int64[:,::1], int64[:,::1], float64[:,::1], int64[:,::1], int64[::1])",
+    **NO_RUNTIME,
+)
+def update(state_arrays, plan_arrays, kinds, keys, times, values, out, stretch, scratch):  # type: ignore[no-untyped-def]
+    """Apply a batch of operations in log order, from `ctl[CURSOR]` on.
+
+    Args:
+        state_arrays: the group's `State` as a plain tuple, changed.
+        plan_arrays: its `Plan` as a plain tuple: what to compute.
+        kinds: (operations,) INSERT, QUERY or both.
+        keys: (operations,) hash of the key.
+        times: (operations, 3) event time, time known, and the oldest time an event not late could still have.
+        values: (operations, inputs) fixed-point numbers, weights and hashes, as `columns` says.
+        out: (operations, features) float64, NaN is null; written for queries.
+        stretch: (windows, 2) scratch for the rows of each window.
+        scratch: (rows kept per key,) for aggregates that sort.
+
+    Returns:
+        DONE, or what must grow before the call is repeated with the same arguments.
+    """
+    table, slot_key, meta, pool, free, count_key, count_n, ctl = state_arrays
+    windows, columns, caches, program, params, shape = plan_arrays
+    while ctl[CURSOR] < kinds.size:
+        now = ctl[CURSOR]
+        time_ms, floor_ms = times[now, 0], times[now, 2]
+        slot = find_slot(table, slot_key, keys[now])
+        if ctl[PHASE] == 0:
+            position = np.int64(-1)
+            if kinds[now] & INSERT and time_ms > floor_ms - shape[RETENTION_MS]:
+                if slot < 0:
+                    if ctl[FREE_SLOT] < 0 and ctl[SLOTS_USED] == slot_key.size:
+                        return GROW_SLOTS
+                    slot = add_slot(table, slot_key, meta, ctl, keys[now])
+                if meta[slot, END] == meta[slot, CAPACITY]:
+                    drop_expired(
+                        meta, pool, count_key, count_n, ctl, columns, caches, slot, floor_ms - shape[RETENTION_MS]
+                    )
+                    if not make_room(meta, pool, free, ctl, windows, caches, slot):
+                        return GROW_POOL
+                if counts_full(count_key, ctl, caches.shape[0]):
+                    return GROW_COUNTS
+                position = insert(
+                    meta, pool, count_key, count_n, ctl, windows, columns, caches, shape, slot, times, values, now
+                )
+            ctl[PHASE] = position + 2
+        if kinds[now] & QUERY:
+            position = ctl[PHASE] - 2
+            if not find_bounds(
+                meta,
+                pool,
+                count_key,
+                count_n,
+                ctl,
+                windows,
+                columns,
+                caches,
+                slot,
+                time_ms,
+                floor_ms,
+                position,
+                stretch,
+            ):
+                return GROW_COUNTS
+            before = position
+            if position < 0 and slot >= 0:
+                before = seek(pool, meta[slot, BEGIN], meta[slot, FIRST], meta[slot, END], meta[slot, END], time_ms)
+            emit(
+                meta,
+                pool,
+                count_key,
+                count_n,
+                columns,
+                caches,
+                program,
+                params,
+                shape,
+                slot,
+                time_ms,
+                before,
+                stretch,
+                values,
+                out,
+                scratch,
+                now,
+            )
+        ctl[PHASE] = 0
+        ctl[CURSOR] += 1
+    ctl[CURSOR] = 0
+    return DONE
+
+
+@part
+def find_bounds(
+    meta, pool, count_key, count_n, ctl, windows, columns, caches, slot, time_ms, floor_ms, position, stretch
+):  # type: ignore[no-untyped-def]
+    """Find each window's stretch of rows and move what is cached there; False if the counts must grow first."""
+    if slot < 0:
+        return True
+    begin, first, end = meta[slot, BEGIN], meta[slot, FIRST], meta[slot, END]
+    newest = time_ms if time_ms > floor_ms else floor_ms
+    for window in range(windows.shape[0]):
+        span, delay = windows[window, 0], windows[window, 1]
+        low = seek(pool, begin, first, end, meta[slot, HINTS + window], newest - delay - span)
+        meta[slot, HINTS + window] = low
+        stretch[window, 0] = low
+        if delay == 0 and position >= 0:
+            stretch[window, 1] = max(position + 1, low)
+        else:
+            stretch[window, 1] = max(seek(pool, begin, first, end, end if delay == 0 else low, time_ms - delay), low)
+    for cache in range(caches.shape[0]):
+        if caches[cache, C_KIND] == C_COUNTS:
+            window = caches[cache, 1]
+            if not move_counts(
+                meta,
+                pool,
+                count_key,
+                count_n,
+                ctl,
+                columns,
+                caches,
+                slot,
+                cache,
+                stretch[window, 0],
+                stretch[window, 1],
+            ):
+                return False
+    return True
+
+
+@njit(f"int64({STATE}, {PLAN}, int64, int64)", **NO_RUNTIME)
+def sweep(state_arrays, plan_arrays, floor_ms, slots):  # type: ignore[no-untyped-def]
+    """Look at the next `slots` keys in turn and free those of which no window can see an event any more.
+
+    Args:
+        floor_ms: the oldest time that an event not late could still have.
+        slots: how many keys to look at; a few more than were added since keeps memory bounded.
+
+    Returns:
+        How many keys were freed.
+    """
+    table, slot_key, meta, pool, free, count_key, count_n, ctl = state_arrays
+    windows, columns, caches, program, params, shape = plan_arrays
+    freed = 0
+    used = ctl[SLOTS_USED]
+    for _ in range(min(slots, used)):
+        slot = ctl[SWEEP_AT] % used
+        ctl[SWEEP_AT] = (slot + 1) % used
+        if meta[slot, CAPACITY] < 0:
+            continue
+        if (
+            meta[slot, END] > meta[slot, FIRST]
+            and pool[meta[slot, BEGIN] + meta[slot, END] - 1, 0] > floor_ms - shape[RETENTION_MS]
+        ):
+            continue
+        drop_front(meta, pool, count_key, count_n, ctl, columns, caches, slot, meta[slot, END])
+        remove_slot(table, slot_key, meta, pool, free, ctl, slot)
+        freed += 1
+    return freed
+
+
+@njit(
+    f"int64({STATE}, {PLAN}, uint64, int64, int64, int64[:,::1], float64[:,::1], int64[:,::1], int64[::1])",
+    **NO_RUNTIME,
+)
+def look(state_arrays, plan_arrays, key, time_ms, floor_ms, values, out, stretch, scratch):  # type: ignore[no-untyped-def]
+    """Write the features a key would have at a time without an event of its own; return its number of rows, -1 if none.
+
+    Moves only hints and caches, never what is stored.
+    """
+    table, slot_key, meta, pool, free, count_key, count_n, ctl = state_arrays
+    windows, columns, caches, program, params, shape = plan_arrays
+    slot = find_slot(table, slot_key, key)
+    if slot < 0:
+        return -1
+    if not find_bounds(
+        meta, pool, count_key, count_n, ctl, windows, columns, caches, slot, time_ms, floor_ms, -1, stretch
+    ):
+        return -2
+    before = seek(pool, meta[slot, BEGIN], meta[slot, FIRST], meta[slot, END], meta[slot, END], time_ms)
+    emit(
+        meta,
+        pool,
+        count_key,
+        count_n,
+        columns,
+        caches,
+        program,
+        params,
+        shape,
+        slot,
+        time_ms,
+        before,
+        stretch,
+        values,
+        out,
+        scratch,
+        0,
+    )
+    return meta[slot, END] - meta[slot, FIRST]
+
+
+@njit("void(int64[::1], uint64[::1], int64[::1])", **NO_RUNTIME)
+def rehash(table, slot_key, larger):  # type: ignore[no-untyped-def]
+    """Copy a hash table of keys into a larger, empty one."""
+    mask = larger.size - 1
+    for entry in table:
+        if entry != 0:
+            at = np.int64(mix(slot_key[entry - 1], np.uint64(0)) & np.uint64(mask))
+            while larger[at] != 0:
+                at = (at + 1) & mask
+            larger[at] = entry
+
+
+@njit("void(uint64[::1], int64[::1], uint64[::1], int64[::1])", **NO_RUNTIME)
+def recount(count_key, count_n, larger_key, larger_n):  # type: ignore[no-untyped-def]
+    """Copy a hash table of counts into a larger, empty one."""
+    mask = larger_n.size - 1
+    for entry in range(count_n.size):
+        if count_n[entry] != 0:
+            at = np.int64(count_key[entry] & np.uint64(mask))
+            while larger_n[at] != 0:
+                at = (at + 1) & mask
+            larger_key[at], larger_n[at] = count_key[entry], count_n[entry]
