@@ -1,0 +1,202 @@
+"""Export a network as one ONNX file of standard operators, and refuse to if it does not compute the same.
+
+The graph takes the raw float64 matrix (NaN is null) and gives logits: preprocessing travels inside. Experts are served
+by sorting tokens by expert and splitting with run-time sizes, so that any batch size is exact and no expert idles work.
+"""
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from models.features import FeatureSpec
+from models.moe.network import MoENetwork
+
+LARGEST_DIFFERENCE = 1e-5  # of a logit between torch and ONNX Runtime, in fp32
+LARGEST_BYTES = 12_000_000
+OPSET = 20
+BATCHES = (1, 7, 64)
+
+
+class ExportError(ValueError):
+    """The exported graph must not be served: too large, or it computes something else."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written and how it was checked.
+
+    Attributes:
+        path: the ONNX file.
+        size_bytes: of the file.
+        nodes: operators in the graph.
+        differences: per check, the largest absolute difference of a logit between torch and ONNX Runtime.
+    """
+
+    path: Path
+    size_bytes: int
+    nodes: int
+    differences: dict[str, float]
+
+
+class _Logits(nn.Module):
+    def __init__(self, network: MoENetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, features: Tensor) -> Tensor:  # (n, F) float64
+        return self.network.logits(features)  # (n,) float32
+
+
+def export(network: MoENetwork, path: Path, rows: NDArray[np.float64], seed: int = 0) -> ExportReport:
+    """Write `network` to `path` after the parity gate; a file that fails is never left behind.
+
+    Args:
+        network: trained, any device; it is copied to the CPU and left as it is.
+        path: of the ONNX file; an older one is replaced.
+        rows: (events, columns) real feature rows for the gate, at least one; more are drawn around them.
+        seed: of the drawn rows.
+
+    Raises:
+        ExportError: the file would be over 12 MB, or a logit differs by more than 1e-5 from torch.
+    """
+    network = copy.deepcopy(network).cpu().eval()
+    model = _to_onnx(network)
+    if model.ByteSize() > LARGEST_BYTES:
+        raise ExportError(
+            f"the ONNX file would have {model.ByteSize():,} bytes, more than {LARGEST_BYTES:,}; "
+            "choose fewer experts, a smaller width or fewer buckets"
+        )
+    differences = _gate(network, model, probes(rows, network.specs, np.random.default_rng(seed)))
+    worst = max(differences, key=lambda name: differences[name])
+    if not differences[worst] <= LARGEST_DIFFERENCE:
+        raise ExportError(
+            f"ONNX Runtime and torch differ by {differences[worst]:.2g} in a logit ({worst}); "
+            f"{LARGEST_DIFFERENCE:.0e} is allowed, so nothing was written"
+        )
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(model.SerializeToString())
+    fresh.replace(path)
+    return ExportReport(path, path.stat().st_size, len(model.graph.node), differences)
+
+
+def probes(
+    rows: NDArray[np.float64], specs: Sequence[FeatureSpec], chance: np.random.Generator
+) -> dict[str, NDArray[np.float64]]:
+    """Build the gate's inputs: real rows in several batch sizes, with nulls, all null, far out, unseen categories."""
+    if not len(rows):
+        raise ExportError("the parity gate got no feature rows; give it at least one")
+    picked = rows[chance.integers(0, len(rows), max(BATCHES))]
+    nulls = np.where(chance.random(picked.shape) < 0.3, np.nan, picked)
+    categories = np.array([spec.kind == "category" for spec in specs])
+    far = np.where(categories, chance.integers(0, 1 << 32, picked.shape), chance.normal(size=picked.shape) * 1e9)
+    cases = {f"batch {n}": picked[:n] for n in BATCHES}
+    return cases | {"nulls": nulls, "all null": np.full_like(picked[:7], np.nan), "far out": far}
+
+
+def _to_onnx(network: MoENetwork) -> onnx.ModelProto:
+    sample = torch.zeros(3, len(network.specs), dtype=torch.float64)
+    _set_exporting(network, True)
+    try:
+        program = torch.onnx.export(
+            _Logits(network).eval(),
+            (sample,),
+            input_names=["features"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("events")},),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    finally:
+        _set_exporting(network, False)
+    if program is None:
+        raise ExportError("torch gave no ONNX program; check that torch and onnxscript belong together")
+    model = program.model_proto
+    del model.graph.value_info[:]  # the placeholder shapes of the split are in there, and wrong
+    del model.functions[:]
+    for node in model.graph.node:  # names and stack traces of this machine
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+    del model.metadata_props[:]
+    notes = {
+        "pelton.columns": json.dumps([asdict(spec) for spec in network.specs]),
+        "pelton.sizes": json.dumps(asdict(network.settings)),
+    }
+    onnx.helper.set_model_props(model, notes)
+    foreign = sorted({node.domain for node in model.graph.node} - {""})
+    if foreign:
+        raise ExportError(f"the graph uses operators of {', '.join(foreign)}; only standard ones run everywhere")
+    onnx.checker.check_model(model)
+    return model
+
+
+def _set_exporting(network: MoENetwork, on: bool) -> None:
+    for block in network.blocks:
+        block.experts.exporting = on
+
+
+def _gate(network: MoENetwork, model: onnx.ModelProto, cases: dict[str, NDArray[np.float64]]) -> dict[str, float]:
+    """Compare on the given inputs, then with routers bent so that ties, idle and crowded experts are sure to occur."""
+    found = {name: _difference(network, model, rows) for name, rows in cases.items()}
+    rows = cases["nulls"]
+    for name, bend in (("ties", _tie), ("an empty expert", _empty), ("all to one expert", _crowd)):
+        bent = copy.deepcopy(network)
+        for router in bent.routers():
+            bend(router)
+        for n in BATCHES:
+            found[f"{name}, batch {n}"] = _difference(bent, _with_routers_of(bent, model), rows[:n])
+    return found
+
+
+def _tie(router: nn.Module) -> None:
+    router.weight.data.zero_()  # all scores equal: the lowest indices must win everywhere
+    router.bias.zero_()
+
+
+def _empty(router: nn.Module) -> None:
+    router.bias[0] = -1e3
+
+
+def _crowd(router: nn.Module) -> None:
+    router.bias[-1] = 1e3
+
+
+def _with_routers_of(network: MoENetwork, model: onnx.ModelProto) -> onnx.ModelProto:
+    bent = onnx.ModelProto()
+    bent.CopyFrom(model)
+    arrays = dict(network.state_dict())
+    replaced = 0
+    for initializer in bent.graph.initializer:
+        name = initializer.name.removeprefix("network.")
+        if ".router." in name:
+            initializer.CopyFrom(numpy_helper.from_array(arrays[name].numpy(), initializer.name))
+            replaced += 1
+    if replaced != 2 * len(network.routers()):
+        raise ExportError(
+            f"{replaced} router arrays are in the graph instead of {2 * len(network.routers())}, so ties and crowded "
+            "experts cannot be checked; use the torch and onnxscript versions that the project pins"
+        )
+    return bent
+
+
+def _difference(network: MoENetwork, model: onnx.ModelProto, rows: NDArray[np.float64]) -> float:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        expected = network.logits(torch.from_numpy(np.ascontiguousarray(rows))).double().numpy()
+    got = session.run(["logits"], {"features": rows})[0].astype(np.float64)
+    difference = float(np.max(np.abs(got - expected)))
+    return difference if np.isfinite(difference) else float("inf")
