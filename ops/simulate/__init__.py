@@ -1,4 +1,7 @@
-"""Made-up payments to demonstrate, test and measure with: `pelton simulate` and the benchmark's workload."""
+"""Made-up payments to demonstrate, test and measure with: `pelton simulate` and the benchmark's workload.
+
+Hard enough to be worth a model and easy enough to learn: see tests/ops/simulate/test_difficulty.py.
+"""
 
 from ops.simulate.settings import SimulationError, SimulationSettings, SimulationSummary
 from ops.simulate.simulator import simulate

@@ -31,7 +31,7 @@ _WEEKDAY = np.array([0.92, 0.93, 0.97, 1.0, 1.14, 1.16, 0.88])  # Monday first; 
 _SESSION_SHARE = 0.24  # payments made some minutes after another one of the same card
 _SESSION_GAP_MS = 11 * 60_000
 _TRIP_DAYS = 3.0
-_PHONE_KEPT_DAYS, _BROWSER_KEPT_DAYS = 90.0, 45.0
+_PHONE_KEPT_DAYS, _BROWSER_KEPT_DAYS = 120.0, 75.0
 _INFLATION = 0.22  # of the logarithm of amounts, over the whole stream
 
 
@@ -117,7 +117,8 @@ class Behaviour:
         leaves = (self._away_until < slot.start_ms) & (rng.random(cards) < self._people.trips_per_day * slot.days)
         away = np.flatnonzero(leaves)
         self._away_from[away] = slot.start_ms + (rng.random(away.size) * (slot.end_ms - slot.start_ms)).astype(np.int64)
-        self._away_until[away] = self._away_from[away] + (rng.exponential(_TRIP_DAYS, away.size) * DAY_MS).astype(np.int64)
+        lasts_ms = (rng.exponential(_TRIP_DAYS, away.size) * DAY_MS).astype(np.int64)
+        self._away_until[away] = self._away_from[away] + lasts_ms
         is_far = rng.random(away.size) < 0.35
         near, far = rng.integers(0, len(HOMES), away.size), rng.integers(len(HOMES), len(PLACES), away.size)
         self._away_place[away] = np.where(is_far, far, near)
@@ -137,7 +138,7 @@ class Behaviour:
         follows = rng.random(card.size) < _SESSION_SHARE
         follows[:1] = False
         follows[1:] &= card[1:] == card[:-1]
-        first = np.maximum.accumulate(np.where(follows, 0, np.arange(card.size)))  # index of the session's first payment
+        first = np.maximum.accumulate(np.where(follows, 0, np.arange(card.size)))  # index of each session's first
         gaps = np.cumsum(np.where(follows, rng.exponential(_SESSION_GAP_MS, card.size), 0.0))
         return np.maximum(ts_ms[first] + (gaps - gaps[first]).astype(np.int64), slot.start_ms)
 
@@ -159,7 +160,7 @@ class Behaviour:
         rows["terminal"] = np.where(goes_online, site, shop)
         rows["category"] = people.category[rows["terminal"]]
 
-        seen_from = np.where(rng.random(events) < 0.03, rng.integers(0, len(PLACES), events), where)  # VPNs, roaming
+        seen_from = np.where(rng.random(events) < 0.015, rng.integers(0, len(PLACES), events), where)  # VPNs, roaming
         rows["place"] = np.where(goes_online, seen_from, people.place[rows["terminal"]])
 
     def _devices(self, rows: Payments) -> None:
@@ -169,12 +170,10 @@ class Behaviour:
         in_shop = (rng.random(rows.size) < 0.25).astype(np.int64)
         number = np.where(rows["channel"] == POS, in_shop, np.where(rows["channel"] == APP, 1, browser))
         rows["device"] = self.current_device(card, number)
-        one_off = (rows["channel"] == WEB) & (rng.random(rows.size) < 0.05)  # a cleared or a borrowed browser
+        one_off = (rows["channel"] == WEB) & (rng.random(rows.size) < 0.02)  # a cleared or a borrowed browser
         rows["device"][one_off] = rng.integers(0, 2**32, int(one_off.sum()), dtype=np.uint32)
 
 
 def _reached(shares: list[int]) -> Float64s:
     """Return (25,) the share of the day's payments before each hour."""
     return np.concatenate([[0.0], np.cumsum(shares) / np.sum(shares)])
-
-

@@ -33,11 +33,11 @@ PATTERNS = (
 )
 STOLEN, TESTING, TERMINAL, TAKEOVER, FRIENDLY, WALLET = range(1, len(PATTERNS))
 
-_SHARE_BEFORE = np.array([0.0, 0.34, 0.14, 0.22, 0.18, 0.12, 0.0])  # by pattern, at the start
-_SHARE_AFTER = np.array([0.0, 0.22, 0.20, 0.16, 0.28, 0.14, 0.0])  # at the end of the stream, before the new pattern
+_SHARE_BEFORE = np.array([0.0, 0.36, 0.14, 0.23, 0.19, 0.08, 0.0])  # by pattern, at the start
+_SHARE_AFTER = np.array([0.0, 0.24, 0.20, 0.17, 0.30, 0.09, 0.0])  # at the end of the stream, before the new pattern
 _NEW_SHARE = 0.22
 _MEAN_SIZE = {STOLEN: 6.5, TESTING: 30.0, TAKEOVER: 3.0, WALLET: 14.0}  # payments of one campaign
-_PER_TERMINAL_DAY = 8.0  # frauds a day at a compromised terminal
+_PER_TERMINAL_DAY = 12.0  # frauds a day at a compromised terminal
 _TERMINAL_DAYS = 4.0
 
 
@@ -90,9 +90,9 @@ class Thieves:
         rows["place"] = np.where(in_shop, people.place[shop], place)
         # A stolen card works in shops with its own chip; online the thief's browser is new.
         chip = self._behaviour.current_device(rows["card"].astype(np.int64), np.zeros(of.size, np.int64))
-        rows["device"] = np.where(in_shop & (rng.random(count) < 0.6)[of], chip, self._new_devices(count)[of])
-        start = rng.normal(3.4, 0.7, count) + people.log_spend[victim]
-        rows["cents"] = amount_cents(start[of] + 0.28 * step + rng.normal(0, 0.4, of.size) + 0.15 * slot.progress)
+        rows["device"] = np.where(in_shop & (rng.random(count) < 0.45)[of], chip, self._new_devices(count)[of])
+        start = rng.normal(3.6, 0.7, count) + people.log_spend[victim]
+        rows["cents"] = amount_cents(start[of] + 0.32 * step + rng.normal(0, 0.4, of.size) + 0.15 * slot.progress)
         return rows
 
     def _card_testing(self, slot: Slot, count: int) -> Payments:
@@ -121,10 +121,10 @@ class Thieves:
         self._pay(rows, people.online.pick(rng.random(of.size), 0))
         rows["channel"] = np.where((rng.random(count) < 0.4)[of], APP, WEB)
         home = people.home[victim][of]
-        rows["place"] = np.where(rng.random(of.size) < 0.3, home, self._places(home, far_share=0.4))
+        rows["place"] = np.where(rng.random(of.size) < 0.25, home, self._places(home, far_share=0.4))
         rows["device"] = self._new_devices(count)[of]
-        log_eur = LOG_AMOUNT[rows["category"]] + 0.8 * LOG_AMOUNT_SPREAD[rows["category"]] * rng.standard_normal(of.size)
-        rows["cents"] = amount_cents(log_eur + people.log_spend[victim][of] + 0.9 - 0.2 * slot.progress)
+        log_eur = LOG_AMOUNT[rows["category"]] + rng.normal(0, 0.8 * LOG_AMOUNT_SPREAD[rows["category"]])
+        rows["cents"] = amount_cents(log_eur + people.log_spend[victim][of] + 1.4 - 0.2 * slot.progress)
         return rows
 
     def _wallets(self, slot: Slot, count: int) -> Payments:
@@ -161,7 +161,7 @@ class Thieves:
         rows["ts_ms"] = self._starts(slot, count)
         rows["channel"] = POS
         chip = self._behaviour.current_device(rows["card"].astype(np.int64), np.zeros(count, np.int64))
-        rows["device"] = np.where(rng.random(count) < 0.4, chip, self._new_devices(count))
+        rows["device"] = np.where(rng.random(count) < 0.25, chip, self._new_devices(count))
         log_eur = LOG_AMOUNT[rows["category"]] + LOG_AMOUNT_SPREAD[rows["category"]] * rng.standard_normal(count)
         rows["cents"] = amount_cents(log_eur + 0.6 + 0.25 * slot.progress)
         rows["pattern"] = TERMINAL

@@ -32,12 +32,16 @@ CHANNELS = ("pos", "web", "app")
 POS, WEB, APP = range(3)
 MOST_CENTS = 9_999_999
 
+# Cities: where customers live, and far away.
 HOMES = (
-    "DE-BER DE-HAM DE-MUC DE-CGN FR-PAR FR-LYO FR-MRS NL-AMS NL-RTM BE-BRU ES-MAD ES-BCN IT-ROM IT-MIL AT-VIE PT-LIS "
-    "IE-DUB FI-HEL GR-ATH SK-BTS"
-).split()
-FAR = "US-NYC US-LAX US-MIA GB-LON BR-SAO AE-DXB TH-BKK HK-HKG NG-LOS RO-BUH TR-IST MX-MEX".split()
-PLACES = tuple(HOMES + FAR)
+    "DE-BER", "DE-HAM", "DE-MUC", "DE-CGN", "FR-PAR", "FR-LYO", "FR-MRS", "NL-AMS", "NL-RTM", "BE-BRU",
+    "ES-MAD", "ES-BCN", "IT-ROM", "IT-MIL", "AT-VIE", "PT-LIS", "IE-DUB", "FI-HEL", "GR-ATH", "SK-BTS",
+)  # fmt: skip
+FAR = (
+    "US-NYC", "US-LAX", "US-MIA", "GB-LON", "BR-SAO", "AE-DXB", "TH-BKK", "HK-HKG", "NG-LOS", "RO-BUH",
+    "TR-IST", "MX-MEX",
+)  # fmt: skip
+PLACES = HOMES + FAR
 
 # name, mean and spread of the logarithm of an amount in EUR, share of shops, share of online merchants
 _CATEGORIES = (
@@ -63,7 +67,7 @@ RESALE = ("electronics", "jewellery", "digital", "fashion", "gaming")  # what is
 class GroupedChoice:
     """Weighted choice among the members of a group, for many draws at once."""
 
-    def __init__(self, groups: NDArray[np.integer], weights: Float64s, groups_total: int) -> None:
+    def __init__(self, groups: NDArray[np.integer], weights: NDArray[np.floating], groups_total: int) -> None:
         """Take (items,) group numbers below `groups_total` and (items,) weights, not all zero."""
         self._items = np.argsort(groups, kind="stable")
         self._reached = np.concatenate([[0.0], np.cumsum(weights[self._items])])
@@ -91,7 +95,7 @@ class Population:
         shops, sites: (cards, k) favourite terminals at home and online, the best first.
         place, category, is_online: of each terminal.
         by_place: chooses a shop in a place; `online` an online merchant; `resale` one whose goods sell on; `owners` a
-        card that lives in a place; `shop_place` an index of PLACES by its number of customers.
+        card that lives in a place, one that pays often more often.
     """
 
     number: NDArray[np.bytes_]
@@ -158,12 +162,13 @@ def make_population(settings: SimulationSettings, rng: np.random.Generator) -> P
     )
 
 
-def device_of(secret: NDArray[np.uint64], slot: NDArray[np.integer], generation: NDArray[np.integer]) -> NDArray[np.uint32]:
-    """Return the fingerprint of a card's device: slot 0 is its chip, 1 its phone, 2 and 3 its browsers.
+def device_of(secret: NDArray[np.uint64], number: Int64s, generation: Int64s) -> NDArray[np.uint32]:
+    """Return the fingerprint of a card's device: number 0 is its chip, 1 its phone, 2 and 3 its browsers.
 
     Source: the finaliser of splitmix64 (Steele, Lea, Flood 2014), so that neighbours look unrelated.
     """
-    mixed = secret + (slot.astype(np.uint64) << np.uint64(48)) + generation.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = secret + (number.astype(np.uint64) << np.uint64(48))
+    mixed += generation.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return (mixed >> np.uint64(32)).astype(np.uint32)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
@@ -73,9 +74,14 @@ class SimulationSettings:
             value = getattr(self, setting.name)
             least, most = bounds.get(setting.name, (0, 1))
             if not (math.isfinite(value) and least <= value <= most):
-                raise SimulationError(f"{setting.name} is {value}; choose between {least:.10g} and {most:.10g}")
+                raise SimulationError(f"{setting.name} is {value}; choose between {least:.15g} and {most:.15g}")
             if setting.type is int and value != int(value):
                 raise SimulationError(f"{setting.name} is {value}; choose a whole number")
+
+    @classmethod
+    def per_second(cls, events_per_s: float, **others: Any) -> "SimulationSettings":
+        """Return settings with that many payments a second of event time, the `others` by name."""
+        return cls(events_per_day=events_per_s * 86_400, **others)
 
     @property
     def end_ms(self) -> int:
@@ -94,7 +100,7 @@ class SimulationSummary:
 
     Attributes:
         payments_path, labels_path: the two files.
-        records: lines of the payments' file: payments + duplicates.
+        records: lines of the payments' file: payments + duplicates + what breaking some of them added.
         payments: distinct payments, broken records among them.
         frauds: how many of them are fraud, `by_pattern` of which pattern.
         late, stale, duplicates, malformed: records of that kind.

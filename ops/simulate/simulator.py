@@ -39,19 +39,18 @@ class Simulation:
 
     def __init__(self, settings: SimulationSettings) -> None:
         """Draw cards and terminals."""
-        seeds = np.random.SeedSequence(settings.seed).spawn(6)
-        self._people_rng, self._honest_rng, self._thieves_rng, self._arrivals_rng, self._reports_rng, self.breaks_rng = (
-            np.random.Generator(np.random.PCG64(seed)) for seed in seeds
-        )
+        seeds = np.random.SeedSequence(settings.seed).spawn(6)  # apart: more late records do not move the frauds
+        people, *self._rngs, self.breaks_rng = (np.random.Generator(np.random.PCG64(seed)) for seed in seeds)
         self.settings = settings
-        self.people: Population = make_population(settings, self._people_rng)
+        self.people: Population = make_population(settings, people)
 
     def parts(self) -> Iterator[Part]:
         """Yield the stream once; at the end a part of what is still under way. Memory: O(cards + a slot + delays)."""
-        behaviour = Behaviour(self.settings, self.people, self._honest_rng)
-        thieves = Thieves(self.settings, self.people, behaviour, self._thieves_rng)
-        arrivals = Arrivals(self.settings, self._arrivals_rng)
-        reports = Reports(self.settings, self._reports_rng)
+        honest_rng, thieves_rng, arrivals_rng, reports_rng = self._rngs
+        behaviour = Behaviour(self.settings, self.people, honest_rng)
+        thieves = Thieves(self.settings, self.people, behaviour, thieves_rng)
+        arrivals = Arrivals(self.settings, arrivals_rng)
+        reports = Reports(self.settings, reports_rng)
         for slot in slots(self.settings):
             honest = behaviour.generate(slot)
             stolen = thieves.generate(slot, honest)
@@ -102,7 +101,8 @@ def simulate(
 def _choose_breaks(settings: SimulationSettings, rng: np.random.Generator, records: int) -> dict[int, str]:
     names = list(BREAKS)
     chosen = np.flatnonzero(rng.random(records) < settings.malformed_share)
-    return {int(index): names[kind] for index, kind in zip(chosen, rng.integers(0, len(names), chosen.size), strict=True)}
+    kinds = rng.integers(0, len(names), chosen.size)
+    return {index: names[kind] for index, kind in zip(chosen.tolist(), kinds.tolist(), strict=True)}
 
 
 class _Tally:

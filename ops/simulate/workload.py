@@ -16,7 +16,10 @@ _CARD_EXPONENT = 0.71
 _MERCHANTS = 5_000
 _COUNTRIES = np.array([b"DE", b"FR", b"NL", b"ES", b"IT", b"AT", b"BE", b"US", b"GB", b"BR"])
 _EVENT = np.dtype(
-    [("arrive_ms", "i8"), ("ts_ms", "i8"), ("id", "i8"), ("card", "i4"), ("merchant", "i4"), ("country", "i1"), ("cents", "i4")]
+    {
+        "names": ["arrive_ms", "ts_ms", "id", "card", "merchant", "cents", "country"],
+        "formats": ["i8", "i8", "i8", "i4", "i4", "i4", "i1"],
+    }
 )
 Events = NDArray[np.void]  # (events,) of _EVENT
 
@@ -24,8 +27,8 @@ Events = NDArray[np.void]  # (events,) of _EVENT
 def card_features_stream(path: Path, events: int, cards: int = 10_000, seed: int = 7) -> str:
     """Write `events` lines of `{"event_id","card","merchant","country","amount","ts"}` in arrival order.
 
-    Ten events a second of event time, cards by Zipf 0.71 (an event of the default 10,000 cards then sees about 50 of its
-    card within an hour, itself included), 5 % of them up to 5 s late. Memory does not grow with `events`.
+    Ten events a second of event time, cards by Zipf 0.71 (an event of the default 10,000 cards then sees about 50 of
+    its card within an hour, itself included), 5 % of them up to 5 s late. Memory does not grow with `events`.
 
     Args:
         path: the file, which appears when it is whole; gzip if its name ends in `.gz`.
