@@ -177,6 +177,7 @@ def test_a_kernel_that_names_addresses_of_its_process_is_refused():
         pick(3)
 
 
+@pytest.mark.timeout(900)  # on a fresh machine this is where all of them are compiled
 def test_every_kernel_of_the_package_compiles_and_loads():
     compiled.compile_all()
     assert compiled.missing() == []
