@@ -160,7 +160,7 @@ class Behaviour:
         rows["terminal"] = np.where(goes_online, site, shop)
         rows["category"] = people.category[rows["terminal"]]
 
-        seen_from = np.where(rng.random(events) < 0.015, rng.integers(0, len(PLACES), events), where)  # VPNs, roaming
+        seen_from = np.where(rng.random(events) < 0.02, rng.integers(0, len(PLACES), events), where)  # VPNs, roaming
         rows["place"] = np.where(goes_online, seen_from, people.place[rows["terminal"]])
 
     def _devices(self, rows: Payments) -> None:
@@ -170,7 +170,7 @@ class Behaviour:
         in_shop = (rng.random(rows.size) < 0.25).astype(np.int64)
         number = np.where(rows["channel"] == POS, in_shop, np.where(rows["channel"] == APP, 1, browser))
         rows["device"] = self.current_device(card, number)
-        one_off = (rows["channel"] == WEB) & (rng.random(rows.size) < 0.02)  # a cleared or a borrowed browser
+        one_off = (rows["channel"] == WEB) & (rng.random(rows.size) < 0.03)  # a cleared or a borrowed browser
         rows["device"][one_off] = rng.integers(0, 2**32, int(one_off.sum()), dtype=np.uint32)
 
 

@@ -33,8 +33,8 @@ PATTERNS = (
 )
 STOLEN, TESTING, TERMINAL, TAKEOVER, FRIENDLY, WALLET = range(1, len(PATTERNS))
 
-_SHARE_BEFORE = np.array([0.0, 0.36, 0.14, 0.23, 0.19, 0.08, 0.0])  # by pattern, at the start
-_SHARE_AFTER = np.array([0.0, 0.24, 0.20, 0.17, 0.30, 0.09, 0.0])  # at the end of the stream, before the new pattern
+_SHARE_BEFORE = np.array([0.0, 0.34, 0.13, 0.22, 0.20, 0.11, 0.0])  # by pattern, at the start
+_SHARE_AFTER = np.array([0.0, 0.23, 0.17, 0.17, 0.31, 0.12, 0.0])  # at the end of the stream, before the new pattern
 _NEW_SHARE = 0.22
 _MEAN_SIZE = {STOLEN: 6.5, TESTING: 30.0, TAKEOVER: 3.0, WALLET: 14.0}  # payments of one campaign
 _PER_TERMINAL_DAY = 12.0  # frauds a day at a compromised terminal

@@ -16,10 +16,17 @@ from numpy.typing import NDArray
 
 Texts = NDArray[np.bytes_]
 
-_PADDED_4 = np.char.zfill(np.arange(10_000).astype("S4"), 4).astype("S4")
-_PLAIN_5 = np.arange(100_000).astype("S5")
-_PADDED_2 = _PADDED_4.view("S1").reshape(-1, 4)[:100, 2:].copy().view("S2").ravel()
-_HEX_4 = np.array([f"{value:04x}".encode() for value in range(1 << 16)])
+
+def _table(base: int, digits: int) -> Texts:
+    """Return (base**digits,) all numbers of so many digits, with leading zeros."""
+    powers = base ** np.arange(digits - 1, -1, -1)
+    each = np.arange(base**digits)[:, None] // powers % base
+    return np.frombuffer(b"0123456789abcdef", np.uint8)[each].view(f"S{digits}").ravel()
+
+
+_PADDED_2, _PADDED_4, _HEX_4 = _table(10, 2), _table(10, 4), _table(16, 4)
+_PLAIN_5 = np.char.lstrip(_table(10, 5), b"0")
+_PLAIN_5[0] = b"0"
 
 
 def padded(values: NDArray[np.integer], digits: int) -> list[Texts]:

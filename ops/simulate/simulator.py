@@ -18,6 +18,8 @@ from ops.simulate.writer import BREAKS, label_lines, payment_lines
 
 Progress = Callable[[int, int], None]
 
+_BLOCK = 16_384  # lines that are put together at once: their bytes stay in the processor's cache
+
 
 @dataclass(frozen=True)
 class Part:
@@ -89,13 +91,21 @@ def simulate(
         payments = files.enter_context(LinesFile(out / f"payments{ending}"))
         labels = files.enter_context(LinesFile(out / f"frauds{ending}"))
         for part in simulation.parts():
-            breaks = _choose_breaks(settings, simulation.breaks_rng, part.arrived.size)
-            payments.write(*payment_lines(simulation.people, part.arrived, breaks))
-            labels.write(label_lines(part.known), part.known.size)
-            tally.add(part, len(breaks))
+            tally.add(part)
+            for records in _blocks(part.arrived):
+                breaks = _choose_breaks(settings, simulation.breaks_rng, records.size)
+                payments.write(*payment_lines(simulation.people, records, breaks))
+                tally.malformed += len(breaks)
+            for known in _blocks(part.known):
+                labels.write(label_lines(known), known.size)
             if progress:
                 progress(payments.lines, settings.events)
     return tally.summary(payments, labels)
+
+
+def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    for first in range(0, rows.size, _BLOCK):
+        yield rows[first : first + _BLOCK]
 
 
 def _choose_breaks(settings: SimulationSettings, rng: np.random.Generator, records: int) -> dict[int, str]:
@@ -111,16 +121,15 @@ class _Tally:
     def __init__(self, settings: SimulationSettings) -> None:
         self._late_max_ms = settings.late_max_ms
         self._patterns = np.zeros(len(PATTERNS), np.int64)
-        self._arrived = self._late = self._stale = self._malformed = 0
+        self._arrived = self._late = self._stale = self.malformed = 0
         self._first_ms, self._last_ms, self._last_label_ms = settings.end_ms, settings.start_ms, settings.start_ms
 
-    def add(self, part: Part, malformed: int) -> None:
+    def add(self, part: Part) -> None:
         self._patterns += np.bincount(part.happened["pattern"], minlength=len(PATTERNS))
         delay_ms = part.happened["arrive_ms"] - part.happened["ts_ms"]
         self._late += int(np.count_nonzero((delay_ms > 0) & (delay_ms <= self._late_max_ms)))
         self._stale += int(np.count_nonzero(delay_ms > self._late_max_ms))
         self._arrived += part.arrived.size
-        self._malformed += malformed
         self._first_ms = min(self._first_ms, int(part.happened["ts_ms"].min(initial=self._first_ms)))
         self._last_ms = max(self._last_ms, int(part.happened["ts_ms"].max(initial=self._last_ms)))
         self._last_label_ms = max(self._last_label_ms, int(part.known["reported_ms"].max(initial=0)))
@@ -137,7 +146,7 @@ class _Tally:
             late=self._late,
             stale=self._stale,
             duplicates=self._arrived - total,
-            malformed=self._malformed,
+            malformed=self.malformed,
             labels=labels.lines,
             first_ms=self._first_ms,
             last_ms=self._last_ms,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ops.simulate.lines import Block, LinesFile, Texts, money, padded, timestamps
 from ops.simulate.settings import LARGEST_TS_MS, MONDAY_2026_MS, SimulationError
 
-_CHUNK = 100_000
+_CHUNK = 25_000
 _GAP_MS = 100  # ten events a second
 _LATE_SHARE, _LATE_MAX_MS = 0.05, 5_000
 _CARD_EXPONENT = 0.71
