@@ -323,3 +323,11 @@ def test_a_table_of_another_shape_is_told(tmp_path):
         db.execute("CREATE TABLE decisions (event_id, task, time_ms, decision)")
     with pytest.raises(ConnectorError, match="it exists without the columns score, threshold, rule"):
         open_sink(f"sqlite:///{tmp_path}/x.db")
+
+
+def test_whole_numbers_are_written_exactly_whatever_their_size(tmp_path):
+    columns = [[0.0, 5.0, -7.0], [1e15, 2.0, 3.0], [2.0**53, 1e300, -1e-300], [3.0, 0.5, 1.0], [1.0, None, 2.0]]
+    sink = open_sink(tmp_path / "x.jsonl")
+    sink.write(pa.record_batch({str(i): pa.array(column, pa.float64()) for i, column in enumerate(columns)}))
+    sink.close()
+    assert [[row[str(i)] for row in read_jsonl(tmp_path / "x.jsonl")] for i in range(5)] == columns
