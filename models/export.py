@@ -6,6 +6,7 @@ by sorting tokens by expert and splitting with run-time sizes, so that any batch
 
 import copy
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,14 +70,12 @@ def export(network: MoENetwork, path: Path, rows: NDArray[np.float64], seed: int
     Raises:
         ExportError: the file would be over 12 MB, or a logit differs by more than 1e-5 from torch.
     """
+    cases = probes(rows, network.specs, np.random.default_rng(seed))
     network = copy.deepcopy(network).cpu().eval()
+    _check_size(sum(array.nbytes for array in network.state_dict().values()))  # at once, not after the export
     model = _to_onnx(network)
-    if model.ByteSize() > LARGEST_BYTES:
-        raise ExportError(
-            f"the ONNX file would have {model.ByteSize():,} bytes, more than {LARGEST_BYTES:,}; "
-            "choose fewer experts, a smaller width or fewer buckets"
-        )
-    differences = _gate(network, model, probes(rows, network.specs, np.random.default_rng(seed)))
+    _check_size(model.ByteSize())
+    differences = _gate(network, model, cases)
     worst = max(differences, key=lambda name: differences[name])
     if not differences[worst] <= LARGEST_DIFFERENCE:
         raise ExportError(
@@ -87,6 +86,14 @@ def export(network: MoENetwork, path: Path, rows: NDArray[np.float64], seed: int
     fresh.write_bytes(model.SerializeToString())
     fresh.replace(path)
     return ExportReport(path, path.stat().st_size, len(model.graph.node), differences)
+
+
+def _check_size(size_bytes: int) -> None:
+    if size_bytes > LARGEST_BYTES:
+        raise ExportError(
+            f"the ONNX file would have {size_bytes:,} bytes, more than {LARGEST_BYTES:,}; "
+            "choose fewer experts, a smaller width or fewer buckets"
+        )
 
 
 def probes(
@@ -106,6 +113,9 @@ def probes(
 def _to_onnx(network: MoENetwork) -> onnx.ModelProto:
     sample = torch.zeros(3, len(network.specs), dtype=torch.float64)
     _set_exporting(network, True)
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registration.level
+    registration.setLevel(logging.ERROR)  # it warns that torchvision is missing, which nobody here needs
     try:
         program = torch.onnx.export(
             _Logits(network).eval(),
@@ -119,6 +129,7 @@ def _to_onnx(network: MoENetwork) -> onnx.ModelProto:
         )
     finally:
         _set_exporting(network, False)
+        registration.setLevel(level)
     if program is None:
         raise ExportError("torch gave no ONNX program; check that torch and onnxscript belong together")
     model = program.model_proto
@@ -156,7 +167,7 @@ def _gate(network: MoENetwork, model: onnx.ModelProto, cases: dict[str, NDArray[
         for router in bent.routers():
             bend(router)
         for n in BATCHES:
-            found[f"{name}, batch {n}"] = _difference(bent, _with_routers_of(bent, model), rows[:n])
+            found[f"{name}, batch {n}"] = _difference(bent, _with_routers_of(bent, network, model), rows[:n])
     return found
 
 
@@ -173,22 +184,25 @@ def _crowd(router: nn.Module) -> None:
     router.bias[-1] = 1e3
 
 
-def _with_routers_of(network: MoENetwork, model: onnx.ModelProto) -> onnx.ModelProto:
-    bent = onnx.ModelProto()
-    bent.CopyFrom(model)
-    arrays = dict(network.state_dict())
-    replaced = 0
-    for initializer in bent.graph.initializer:
+def _with_routers_of(bent: MoENetwork, original: MoENetwork, model: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy the graph with the arrays of bent routers, which is quicker than another export."""
+    arrays = {name: array.numpy() for name, array in original.state_dict().items() if ".router." in name}
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    replaced = []
+    for initializer in copied.graph.initializer:
         name = initializer.name.removeprefix("network.")
-        if ".router." in name:
-            initializer.CopyFrom(numpy_helper.from_array(arrays[name].numpy(), initializer.name))
-            replaced += 1
-    if replaced != 2 * len(network.routers()):
-        raise ExportError(
-            f"{replaced} router arrays are in the graph instead of {2 * len(network.routers())}, so ties and crowded "
-            "experts cannot be checked; use the torch and onnxscript versions that the project pins"
-        )
-    return bent
+        if name in arrays:
+            array = bent.state_dict()[name].numpy()
+            initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
+            replaced.append(name)
+    for name, array in arrays.items():  # the exporter keeps one of equal arrays, and all routers are bent alike
+        if not any(np.array_equal(array, arrays[other]) for other in replaced):
+            raise ExportError(
+                f"{name} is not in the graph under its name, so ties and crowded experts cannot be checked; "
+                "use the torch and onnxscript versions that the project pins"
+            )
+    return copied
 
 
 def _difference(network: MoENetwork, model: onnx.ModelProto, rows: NDArray[np.float64]) -> float:
