@@ -149,7 +149,7 @@ def test_the_file_is_small_standard_and_says_what_it_takes(path):
 def test_a_graph_that_differs_from_torch_is_not_written(tmp_path):
     amplified = network()
     amplified.committee.b.data *= 1e4  # rounding, made visible
-    with pytest.raises(ExportError, match="ONNX Runtime and torch differ by .* so nothing was written"):
+    with pytest.raises(ExportError, match=r"ONNX Runtime and torch differ by .* so nothing was written"):
         export(amplified, tmp_path / "model.onnx", rows(10))
     assert list(tmp_path.iterdir()) == []
 
