@@ -10,7 +10,7 @@ from pathlib import Path
 from connectors.log import LogError
 
 FORMAT_VERSION = 1
-PAGE_BYTES = 8192
+PAGE_BYTES = 4096  # a commit of one record writes four pages: larger ones would only grow the write-ahead file
 BUSY_S = 30.0
 CHECKPOINT_BYTES = 4 << 20  # the background checkpoint starts when this much is new
 WAL_BYTES_MAX = 64 << 20  # where a commit itself checkpoints, should the background one not keep up
