@@ -18,7 +18,7 @@ _BETTER_TYPE = {tokens.TRUE: "bool", tokens.FALSE: "bool", tokens.INTEGER: "int"
 
 _NOT_JSON = {
     tokens.CUT_OFF: "it ends too early, at byte {where}",
-    tokens.SYNTAX: "what stands at byte {where} is not JSON",
+    tokens.SYNTAX: "what stands at byte {where} does not belong there",
     tokens.BAD_NUMBER: "the number at byte {where} is not JSON",
     tokens.NOT_FINITE: "byte {where} begins NaN or Infinity, which JSON does not have; write null",
     tokens.BAD_CONTROL: "byte {where} is a control character inside text; escape it",
@@ -62,12 +62,16 @@ def field_cause(schema: Schema, field: Field, problem: int, kind: int, value: st
     shown = _shown(field, value)
     name, is_time = field.name, field.name == schema.time
     if problem == checks.ABSENT:
-        advice = "" if name in (schema.id, schema.time) else f'; declare it as "{field.type}?" if it may be'
+        advice = (
+            ""
+            if name in (schema.id, schema.time)
+            else f'; declare it as "{field.sensitive or field.type}?" if it may be'
+        )
         return f"{name} is missing or null{advice}"
     if problem == checks.EMPTY_ID:
         return f"{name} is empty; every record needs an id of its own"
     if problem == checks.BEYOND:
-        return f"{name}{shown or ' is too large'}: a {field.type} is finite and at most {field.limit:g} in magnitude"
+        return f"{name}{shown or ' is too large'}; {field.type} takes finite numbers up to {field.limit:g}"
     if problem == checks.NOT_A_TIME:
         return f"{name}{shown or ' is wrong'}: not a time such as 2018-04-01T00:00:31Z"
     if problem == checks.OUT_OF_TIME:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compiled import njit
-from kernels.words import BYTES, INT32S, INT64S, address_of, fold, load_byte, load_half, load_word
+from kernels.words import BYTES, INT32S, INT64S, UINT64S, address_of, fold, load_byte, load_half, load_word
 
 UInt64s = NDArray[np.uint64]
 
@@ -83,7 +83,7 @@ def _hash_bytes(offsets, data, seed, hashes):
         hashes[i] = mixed if mixed != np.uint64(0) else _INSTEAD_OF_ZERO
 
 
-@njit("void(uint64[::1], uint64, uint64[::1])")
+@njit(f"void({UINT64S}, uint64, uint64[::1])")
 def _hash_words(words, seed, hashes):
     for i in range(words.size):
         mixed = fold(fold(words[i] ^ _SECOND, seed ^ _FIRST) ^ _THIRD, _SECOND ^ words[i])

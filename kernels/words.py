@@ -11,6 +11,7 @@ from numba.extending import intrinsic
 BYTES = "Array(uint8, 1, 'C', readonly=True)"
 INT32S = "Array(int32, 1, 'C', readonly=True)"
 INT64S = "Array(int64, 1, 'C', readonly=True)"
+UINT64S = "Array(uint64, 1, 'C', readonly=True)"
 
 ONES = np.uint64(0x0101010101010101)
 HIGHS = np.uint64(0x8080808080808080)
