@@ -34,6 +34,9 @@ Z, SQUARES, WEIGHT = 0, 1, 2  # fields of a row of `slots`: z and n of algorithm
 ALPHA, BETA, L1, L2 = 0, 1, 2, 3  # fields of `rates`
 CLIP = 3.0
 
+_GIVEN = "Array(float64, 1, 'C', True)"  # may be read-only, as arrays from Arrow's buffers are
+_GIVEN_ROWS = "Array(float64, 2, 'C', True)"
+
 
 def slots_needed(columns: int, bins: int, bits: int) -> int:
     """Return how many slots a table has for this many used columns, bins per number and 2**bits category slots."""
@@ -48,7 +51,7 @@ def _mix(value, salt):  # splitmix64's finaliser: every bit of the value reaches
     return np.int64((x ^ (x >> np.uint64(31))) >> np.uint64(1))
 
 
-@njit("int64(float64[::1], float64, int64[:, ::1], float64[:, ::1], int64, int64[::1], float64[::1])")
+@njit(f"int64({_GIVEN}, float64, int64[:, ::1], float64[:, ::1], int64, int64[::1], float64[::1])")
 def _encode(row, moe_logit, columns, scaling, n_slots, active, x):
     """Write the active slots of a row and what each is multiplied by; return how many there are."""
     used = columns.shape[0]
@@ -81,7 +84,7 @@ def _encode(row, moe_logit, columns, scaling, n_slots, active, x):
     return count
 
 
-@njit("float64[::1](float64[:, ::1], float64[::1], int64[:, ::1], float64[:, ::1], float64[:, ::1])")
+@njit(f"float64[::1]({_GIVEN_ROWS}, {_GIVEN}, int64[:, ::1], float64[:, ::1], float64[:, ::1])")
 def _predict_many(features, moe_logits, columns, scaling, slots):
     logits = np.empty(features.shape[0])
     active = np.empty(2 * columns.shape[0] + 1, np.int64)
@@ -95,10 +98,7 @@ def _predict_many(features, moe_logits, columns, scaling, slots):
     return logits
 
 
-@njit(
-    "float64[::1](float64[:, ::1], float64[::1], float64[::1], int64[:, ::1], float64[:, ::1], float64[::1],"
-    " float64[:, ::1])"
-)
+@njit(f"float64[::1]({_GIVEN_ROWS}, {_GIVEN}, {_GIVEN}, int64[:, ::1], float64[:, ::1], float64[::1], float64[:, ::1])")
 def _learn_many(features, moe_logits, labels, columns, scaling, rates, slots):
     logits = np.empty(features.shape[0])
     active = np.empty(2 * columns.shape[0] + 1, np.int64)

@@ -13,8 +13,9 @@ FIRST_STEPS = 16.0  # how much larger the first step is than the lasting one
 
 
 @njit(
-    "Tuple((float64[::1], float64, int64))(float64[::1], float64, int64, float64, float64, float64, float64, float64)"
-)
+    "Tuple((float64[::1], float64, int64))"
+    "(Array(float64, 1, 'C', True), float64, int64, float64, float64, float64, float64, float64)"
+)  # the scores may be read-only
 def _follow_rate(scores, line, events, rate, step, window, lowest, highest):
     lines = np.empty(scores.size)
     for i in range(scores.size):

@@ -121,11 +121,19 @@ def test_wild_values_never_poison_a_weight():
     assert np.isfinite(slots).all()
 
 
+def test_arrays_that_may_not_be_written_are_read():
+    features, moe, labels, layout, scaling, slots = make_case(100, 4, 3, 6, seed=1)
+    expected = learn_many(features, moe, labels, layout, scaling, RATES, slots.copy())
+    for given in (features, moe, labels):
+        given.setflags(write=False)
+    np.testing.assert_array_equal(learn_many(features, moe, labels, layout, scaling, RATES, slots), expected)
+    assert predict_many(features, moe, layout, scaling, slots).shape == (100,)
+
+
 def test_predicting_changes_nothing():
     features, moe, labels, layout, scaling, slots = make_case(100, 4, 3, 6, seed=1)
     learn_many(features, moe, labels, layout, scaling, RATES, slots)
     before = slots.copy()
-    slots.setflags(write=True)
     first = predict_many(features, moe, layout, scaling, slots)
     np.testing.assert_array_equal(predict_many(features, moe, layout, scaling, slots), first)
     np.testing.assert_array_equal(slots, before)

@@ -70,6 +70,12 @@ def test_batches_of_1_7_1000_and_all_decide_the_same_bits(threshold):
         assert end == state
 
 
+def test_scores_that_may_not_be_written_are_read():
+    scores = drifting_scores(100, seed=4)
+    scores.setflags(write=False)
+    assert Dynamic().decide(scores, Dynamic().start())[1].events == 100
+
+
 def test_the_state_survives_a_manifest():
     dynamic = Dynamic()
     _, state = dynamic.decide(drifting_scores(777, seed=4), dynamic.start())
