@@ -48,7 +48,9 @@ def emit(
         begin = meta[slot, BEGIN]
         window, column, scale = program[feature, 1], program[feature, 2], params[feature]
         low, high = begin + stretch[window, 0], begin + stretch[window, 1]
-        source, at, weighted = columns[column, 0], columns[column, 1], columns[column, 2] != 0
+        source, at, weighted = 0, 0, False
+        if columns.shape[0] > 0:  # a group that only counts events keeps no values
+            source, at, weighted = columns[column, 0], columns[column, 1], columns[column, 2] != 0
         if shape[HAS_KNOWN] != 0 and meta[slot, KNOWN_MAX] > time_ms:
             result = total_known(pool, operation, at, scale, low, high, time_ms)
         elif operation == COUNT:

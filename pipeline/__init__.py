@@ -1,1 +1,25 @@
+"""What an app file imports: streams, windows, tasks. See README.md for a first app."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from models.threshold import Dynamic, Fixed
+    from pipeline.app import App, Rule, Task
+    from pipeline.stream import Stream
+    from pipeline.windows import hour_of, ratio, weekday_of
+
+__all__ = ["App", "Dynamic", "Fixed", "Rule", "Stream", "Task", "hour_of", "ratio", "weekday_of"]
+
+_HOMES = {
+    "App": "pipeline.app", "Rule": "pipeline.app", "Task": "pipeline.app", "Stream": "pipeline.stream",
+    "Dynamic": "models.threshold", "Fixed": "models.threshold",
+    "hour_of": "pipeline.windows", "ratio": "pipeline.windows", "weekday_of": "pipeline.windows",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `pelton --help` does not wait for kernels."""
+    if name not in _HOMES:
+        raise AttributeError(f"pipeline has no {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOMES[name]), name)
