@@ -145,7 +145,8 @@ def _decode(
 
 def _joined(parts: list[Decoded], shift: int) -> Decoded:
     left, right = parts
-    rows = pa.Table.from_batches([left.rows, right.rows]).combine_chunks().to_batches()[0]
+    columns = [pa.concat_arrays(both) for both in zip(left.rows.columns, right.rows.columns, strict=True)]
+    rows = pa.RecordBatch.from_arrays(columns, schema=left.rows.schema)
     bad = [*left.bad, *(BadRecord(each.index + shift, each.cause) for each in right.bad)]
     return Decoded(rows, np.concatenate([left.index, right.index + shift]), bad)
 
