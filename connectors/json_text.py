@@ -7,8 +7,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 _TEXT = pa.large_string()
-_CONTROL = np.arange(256) < 0x20
-_ESCAPED = _CONTROL | np.isin(np.arange(256), [ord('"'), ord("\\")])
 _WHOLE_MAX = 1e15  # whole numbers below are written as such, beyond with an exponent
 
 
@@ -64,25 +62,27 @@ def _scalar(text: str) -> pa.Scalar:
 
 
 def _quoted(column: pa.LargeStringArray) -> pa.LargeStringArray:
-    if _has_any(column, _ESCAPED):
-        if _has_any(column, _CONTROL):
+    text = _bytes(column)
+    control = bool((text < 0x20).any())
+    if control or (text == ord('"')).any() or (text == ord("\\")).any():
+        if control:
             texts = [None if value is None else msgspec.json.encode(value).decode() for value in column.to_pylist()]
             return pa.array(texts, _TEXT)
         column = pc.replace_substring(pc.replace_substring(column, "\\", "\\\\"), '"', '\\"')
     return pc.binary_join_element_wise(_scalar('"'), column, _scalar('"'), _scalar(""))
 
 
-def _has_any(column: pa.LargeStringArray, signs: NDArray[np.bool_]) -> bool:
-    """Look whether any byte of the texts is one of the signs, ten times faster than a regular expression."""
+def _bytes(column: pa.LargeStringArray) -> NDArray[np.uint8]:
+    """Return the UTF-8 of all texts; comparing these bytes costs a fraction of a regular expression per text."""
     _, ends, data = column.buffers()
     if data is None or not len(column):
-        return False
+        return np.empty(0, np.uint8)
     bounds = np.frombuffer(ends, np.int64)[column.offset : column.offset + len(column) + 1]
-    return bool(signs[np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]]].any())
+    return np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]]
 
 
 def _all_whole(column: pa.Array) -> bool:
-    """Say whether a finite column holds only whole numbers, such as counts: these print three times as fast."""
+    """Say whether a finite column holds only whole numbers, such as counts: as integers these print 2.5 times as fast."""
     if column.null_count or not len(column):
         return False
     numbers = column.to_numpy()

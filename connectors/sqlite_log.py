@@ -212,7 +212,7 @@ class SqliteLog:
         """Wait until any of these topic partitions has a record at its offset in `after` (see `Log.wait`).
 
         This process's commits wake it at once, other processes' at the next look: 1 ms apart at first, 4 ms when
-        nothing came for long (then it costs about 2 % of a core).
+        nothing came for long (then it costs 2 to 3 % of a core).
         """
         began_s = time.monotonic()
         while True:
