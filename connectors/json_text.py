@@ -82,7 +82,7 @@ def _bytes(column: pa.LargeStringArray) -> NDArray[np.uint8]:
 
 
 def _all_whole(column: pa.Array) -> bool:
-    """Say whether a finite column holds only whole numbers, such as counts: as integers these print 2.5 times as fast."""
+    """Say whether a finite column holds only whole numbers, such as counts: integers print 2.5 times as fast."""
     if column.null_count or not len(column):
         return False
     numbers = column.to_numpy()
