@@ -194,8 +194,9 @@ def break_value(rng: random.Random, record: dict) -> bytes:
 
 
 def break_number(rng: random.Random, record: dict) -> bytes:
-    numbers = ["1e999", "-1e999", "9" * 400, "0." + "1" * 400, "1e-400", "1E+2", "-0", "01", "+1", ".5", "5.", "0x1", "1e",
-               "-", "NaN", "Infinity", "-Infinity", "1_0", "1e99999999999999999999", "9223372036854775808"]  # fmt: skip
+    numbers = ["1e999", "-1e999", "9" * 400, "0." + "1" * 400, "1e-400", "1E+2", "-0", "01", "+1", ".5", "5.", "0x1",
+               "1e", "-", "NaN", "Infinity", "-Infinity", "1_0", "1e99999999999999999999",
+               "9223372036854775808"]  # fmt: skip
     name = rng.choice(["amount", "clicks", "ts", "other", "known", "card"])
     text = json.dumps({key: value for key, value in record.items() if key != name})
     return f'{text[:-1]}, "{name}": {rng.choice(numbers)}}}\n'.encode()
