@@ -10,7 +10,7 @@ One table of slots holds every weight. Column j (0 to c-1) of the used ones owns
     1 + 2c + j*b ...             one weight per quantile bin of the number (none if b is 1)
     1 + 2c + (b > 1)*c*b ...     2**k slots shared by all categories, found by a salted hash
 
-A number z = (x - centre) / scale enters as z / sqrt(1 + (z/3)**2): like z near 0, never beyond 3, so that one wild
+A number z = (x - centre) / scale enters as z / sqrt(1 + (z/20)**2): like z near 0, never beyond 20, so that one wild
 value cannot take a weight with it. A value that is NaN, infinite, or no category (negative, 2**53 or more) is missing.
 
 Source: McMahan et al., "Ad Click Prediction: a View from the Trenches", KDD 2013, algorithm 1; the smooth clip is
@@ -32,7 +32,7 @@ INDEX, KIND, SALT = 0, 1, 2  # fields of a row of `columns`
 CENTRE, SCALE, EDGES = 0, 1, 2  # fields of a row of `scaling`; edges until its end
 Z, SQUARES, WEIGHT = 0, 1, 2  # fields of a row of `slots`: z and n of algorithm 1, and w that follows from them
 ALPHA, BETA, L1, L2 = 0, 1, 2, 3  # fields of `rates`
-CLIP = 3.0
+CLIP = 20.0  # 3, as in the paper, hides how large a rare amount is
 
 _GIVEN = "Array(float64, 1, 'C', True)"  # may be read-only, as arrays from Arrow's buffers are
 _GIVEN_ROWS = "Array(float64, 2, 'C', True)"

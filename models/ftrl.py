@@ -40,7 +40,7 @@ class FtrlSettings:
         sequence: whether columns that describe the key's previous events (step above 0) are used too.
     """
 
-    alpha: float = 0.1
+    alpha: float = 0.2
     beta: float = 1.0
     l1: float = 0.0
     l2: float = 1.0
@@ -52,7 +52,7 @@ class FtrlSettings:
     def __post_init__(self) -> None:
         """Refuse settings that cannot learn."""
         if not self.alpha > 0:
-            raise LearnerError(f"alpha is {self.alpha}; it must be above zero, for example 0.1")
+            raise LearnerError(f"alpha is {self.alpha}; it must be above zero, for example 0.2")
         for name in ("beta", "l1", "l2"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise LearnerError(f"{name} is {getattr(self, name)}; it must be zero or more, and finite")

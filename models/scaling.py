@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 Float64s = NDArray[np.float64]
 
+TAIL = 6.2  # log odds of the outermost quantiles, 0.2 % and 99.8 %
 NORMAL_QUARTILES = 1.349  # the distance between the quartiles of a normal distribution, in standard deviations
 
 
@@ -12,8 +13,9 @@ def fit_scaling(numbers: Float64s, bins: int) -> Float64s:
     """Find centre, scale and bin edges per column, from data that will not be seen again.
 
     The centre is the median; the scale is the distance between the quartiles over 1.349, or the standard deviation
-    where most values are equal, or 1 where all are. Edges lie at quantiles; where one value fills many of them (a count
-    that is mostly 0), the rest are taken from the quantiles of the other values.
+    where most values are equal, or 1 where all are. Edges lie at quantiles that are evenly spaced in log odds, from
+    0.2 % to 99.8 %, so that there are many in the tails, where rare events are. Where one value fills many of them (a
+    count that is mostly 0), the rest are taken from the quantiles of the other values.
 
     Args:
         numbers: (n, c) float64; NaN and infinite values are left out.
@@ -40,7 +42,7 @@ def fit_scaling(numbers: Float64s, bins: int) -> Float64s:
 
 
 def _edges(values: Float64s, wanted: int) -> Float64s:
-    inner = np.linspace(0, 1, wanted + 2)[1:-1]
+    inner = 1 / (1 + np.exp(-np.linspace(-TAIL, TAIL, wanted))) if wanted > 1 else np.full(wanted, 0.5)
     edges = _distinct(np.quantile(values, inner, method="higher"), values)
     distinct, counts = np.unique(values, return_counts=True)
     others = values[values != distinct[counts.argmax()]]

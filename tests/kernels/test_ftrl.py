@@ -67,7 +67,7 @@ class SlowFtrl:
                 yield ("category", mix(int(value), salt) % 2**self.bits), 1.0
             else:
                 z = max(-1e6, min(1e6, (value - centre) / scale))
-                yield ("number", j), z / math.sqrt(1 + (z / 3) ** 2)
+                yield ("number", j), z / math.sqrt(1 + (z / 20) ** 2)
                 if edges:
                     yield ("bin", j, sum(value >= edge for edge in edges)), 1.0
 
@@ -124,8 +124,8 @@ def test_wild_values_never_poison_a_weight():
 def test_arrays_that_may_not_be_written_are_read():
     features, moe, labels, layout, scaling, slots = make_case(100, 4, 3, 6, seed=1)
     expected = learn_many(features, moe, labels, layout, scaling, RATES, slots.copy())
-    for given in (features, moe, labels):
-        given.setflags(write=False)
+    for array in (features, moe, labels):
+        array.setflags(write=False)
     np.testing.assert_array_equal(learn_many(features, moe, labels, layout, scaling, RATES, slots), expected)
     assert predict_many(features, moe, layout, scaling, slots).shape == (100,)
 

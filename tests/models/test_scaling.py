@@ -9,14 +9,14 @@ def test_centre_and_scale_of_a_normal_distribution_are_its_mean_and_deviation():
     values = np.random.default_rng(0).normal(7, 2, (100_000, 1))
     centre, scale, *edges = fit_scaling(values, bins=4)[0]
     np.testing.assert_allclose([centre, scale], [7, 2], rtol=0.02)
-    np.testing.assert_allclose(edges, np.quantile(values, [0.25, 0.5, 0.75]), rtol=1e-3)
+    np.testing.assert_allclose(edges, np.quantile(values, [0.002, 0.5, 0.998]), rtol=0.02)  # the tails have their bins
 
 
 def test_one_wild_value_moves_nothing():
     values = np.random.default_rng(0).normal(0, 1, (1001, 1))
     calm = fit_scaling(values, bins=4)
     values[0] = 1e300
-    np.testing.assert_allclose(fit_scaling(values, bins=4), calm, atol=0.02)
+    np.testing.assert_allclose(fit_scaling(values, bins=4), calm, atol=0.25)  # the last edge lies in the tail
 
 
 def test_nan_and_infinite_values_are_left_out():
