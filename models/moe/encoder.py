@@ -22,6 +22,8 @@ class NumberEncoder(nn.Module):
     With z = (value - shift) * scale and q = z / sqrt(1 + (z / 3)^2), the code of one number is
     [clip((z - lower_j) * slope_j, 0, 1) for j < b] + [sin(2 pi f_i q), cos(2 pi f_i q) for i < p] + [q, is null];
     of a null, everything but the flag is 0, so that the flag's weights are a learned embedding of "missing".
+    While training, a share of the values is shown as null: every feature's "missing" is then trained, also where the
+    data has none, which is what a feature that breaks later and explanations by leaving out rest on.
 
     Sources: pieces and waves: Gorishniy et al. 2022 (arXiv:2203.05556), sections 3.2 and 3.3;
     squashing: RealMLP, Holzmueller et al. 2024 (arXiv:2407.04491), section 3.
@@ -32,7 +34,7 @@ class NumberEncoder(nn.Module):
     lower: Tensor
     slope: Tensor
 
-    def __init__(self, m: int, bins: int, waves: int) -> None:
+    def __init__(self, m: int, bins: int, waves: int, dropout: float) -> None:
         super().__init__()
         self.register_buffer("shift", torch.zeros(m, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(m, dtype=torch.float64))
@@ -40,6 +42,7 @@ class NumberEncoder(nn.Module):
         self.register_buffer("slope", torch.zeros(m, bins))
         self.frequencies = nn.Parameter(torch.randn(m, waves) * 0.3)
         self.width = bins + 2 * waves + 2
+        self.dropout = dropout
 
     def load_code(self, code: NumberCode) -> None:
         """Take over what was learned from training data."""
@@ -48,7 +51,7 @@ class NumberEncoder(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:  # (..., m) float64
         """Code (..., m) numbers as (..., m, w)."""
-        null = torch.isnan(values)
+        null = _hide(torch.isnan(values), self.dropout if self.training else 0.0)
         z = (torch.where(null, self.shift, values) - self.shift) * self.scale  # float64 keeps the digits
         z = z.clamp(-LARGEST_Z, LARGEST_Z).float()
         pieces = ((z.unsqueeze(-1) - self.lower) * self.slope).clamp(0, 1)  # (..., m, b)
@@ -74,12 +77,10 @@ class CategoryEncoder(nn.Module):
 
     def forward(self, hashes: Tensor) -> Tensor:  # (..., inputs) float64, exact integers
         """Look up (..., inputs) hashes; returns (..., inputs, c)."""
-        null = torch.isnan(hashes)
-        bucket = torch.where(null, 0.0, hashes).long() % self.buckets + 1
-        hidden = null
-        if self.training and self.dropout > 0:
-            hidden = null | (torch.rand_like(hashes, dtype=torch.float32) < self.dropout)
-        rows = torch.where(hidden, 0, bucket) + self.first_row
+        absent = torch.isnan(hashes)
+        bucket = torch.where(absent, 0.0, hashes).long() % self.buckets + 1
+        null = _hide(absent, self.dropout if self.training else 0.0)
+        rows = torch.where(null, 0, bucket) + self.first_row
         return nn.functional.embedding(rows, self.table)  # (..., inputs, c)
 
 
@@ -96,8 +97,8 @@ class Encoder(nn.Module):
         self.sequence_tokens = plan.sequence_tokens
         self._index("number_columns", [column for columns in numbers for column in columns])
         self._index("category_columns", [column for columns in categories for column in columns])
-        self.numbers = NumberEncoder(sum(self.number_counts), settings.bins, settings.waves)
-        self.categories = CategoryEncoder(sum(self.category_counts), settings.buckets, c, settings.dropout)
+        self.numbers = NumberEncoder(sum(self.number_counts), settings.bins, settings.waves, settings.input_dropout)
+        self.categories = CategoryEncoder(sum(self.category_counts), settings.buckets, c, settings.input_dropout)
         w = self.numbers.width
         self.to_tokens = nn.ModuleList(
             nn.Linear(m * w + k * c, d) for m, k in zip(self.number_counts, self.category_counts, strict=True)
@@ -107,8 +108,8 @@ class Encoder(nn.Module):
             numbers, categories = (_steps(plan, kind, len(specs)) for kind in ("number", "category"))
             self._index("number_steps", numbers)
             self._index("category_steps", categories)
-            self.step_numbers = NumberEncoder(len(numbers[0]), settings.bins, settings.waves)
-            self.step_categories = CategoryEncoder(len(categories[0]), settings.buckets, c, settings.dropout)
+            self.step_numbers = NumberEncoder(len(numbers[0]), settings.bins, settings.waves, settings.input_dropout)
+            self.step_categories = CategoryEncoder(len(categories[0]), settings.buckets, c, settings.input_dropout)
             self.to_sequence = nn.Linear(plan.steps_per_token * (len(numbers[0]) * w + len(categories[0]) * c), d)
             self.place = nn.Parameter(torch.randn(plan.sequence_tokens, d) * 0.1)
 
@@ -163,6 +164,10 @@ class Encoder(nn.Module):
         coded = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
         merged = coded.reshape(-1, self.sequence_tokens, self.to_sequence.in_features)
         return self.to_sequence(merged) + self.place  # (n, S, d)
+
+
+def _hide(null: Tensor, share: float) -> Tensor:
+    return null | (torch.rand(null.shape, device=null.device) < share) if share > 0 else null
 
 
 def _steps(plan: TokenPlan, kind: str, nothing: int) -> list[list[int]]:

@@ -29,6 +29,7 @@ class MoENetwork(nn.Module):
         self.specs, self.settings = tuple(specs), settings
         self.plan: TokenPlan = plan_tokens(specs, settings)
         self.encoder = Encoder(specs, self.plan, settings)
+        self.dropout = nn.Dropout(settings.dropout)
         # the answer is read from the summary token alone, so the last block computes nothing else
         self.blocks = nn.ModuleList(
             Block(settings, summary_only=layer == settings.layers - 1) for layer in range(settings.layers)
@@ -38,7 +39,7 @@ class MoENetwork(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, list[Routing]]:  # (n, F) float64, NaN is null
         """Give (n, m) logits, one per committee member, and while training each block's routing."""
-        x = self.encoder(features)  # (n, t, d)
+        x = self.dropout(self.encoder(features))  # (n, t, d)
         routings = []
         for block in self.blocks:
             x, routing = block(x)  # (n, t, d), after the last block (n, 1, d)
@@ -65,15 +66,16 @@ class Block(nn.Module):
         self.attention = Attention(settings)
         self.experts_norm = RMSNorm(settings.width)
         self.experts = SparseExperts(settings)
+        self.dropout = nn.Dropout(settings.dropout)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routing | None]:  # (n, t, d)
         """Give (n, t, d), or (n, 1, d) if only the summary goes on."""
         seen = self.attention_norm(x)
         asking = slice(0, 1) if self.summary_only else slice(None)
-        x = x[:, asking] + self.attention(seen[:, asking], seen)  # (n, t or 1, d)
+        x = x[:, asking] + self.dropout(self.attention(seen[:, asking], seen))  # (n, t or 1, d)
         rows = self.experts_norm(x)
         y, routing = self.experts(rows.reshape(-1, rows.shape[-1]))  # every token is routed by itself
-        return x + y.view(x.shape), routing
+        return x + self.dropout(y.view(x.shape)), routing
 
 
 class Attention(nn.Module):

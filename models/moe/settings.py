@@ -23,7 +23,8 @@ class MoESettings:
         category_width: numbers in a category's embedding before it joins its token.
         members: heads that vote (they share weights but for cheap vectors of their own).
         head_width: hidden numbers of the head.
-        dropout: share of numbers dropped in the head while training.
+        dropout: share of numbers dropped in tokens, block updates and the head while training.
+        input_dropout: share of feature values shown as null while training.
         aux_weight: weight of the load-balancing loss.
         z_weight: weight of the loss that keeps router logits small.
         bias_step: how far one optimizer step moves the selection-only bias of an expert.
@@ -45,12 +46,21 @@ class MoESettings:
     members: int = 8
     head_width: int = 128
     dropout: float = 0.1
+    input_dropout: float = 0.1
     aux_weight: float = 0.01
     z_weight: float = 1e-3
     bias_step: float = 1e-3
 
     def __post_init__(self) -> None:
-        may_be_zero = ("dropout", "aux_weight", "z_weight", "bias_step", "waves", "sequence_tokens_max")
+        may_be_zero = (
+            "dropout",
+            "input_dropout",
+            "aux_weight",
+            "z_weight",
+            "bias_step",
+            "waves",
+            "sequence_tokens_max",
+        )
         for field in fields(self):
             value = getattr(self, field.name)
             if value < 0 or (value == 0 and field.name not in may_be_zero):
@@ -66,5 +76,6 @@ class MoESettings:
                 f"sequence_tokens_max is {self.sequence_tokens_max}, which leaves no token for the event itself; "
                 f"choose at most {self.tokens_max - 2}"
             )
-        if self.dropout >= 1:
-            raise ValueError(f"dropout is {self.dropout}; choose a share below 1")
+        for name in ("dropout", "input_dropout"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; choose a share below 1")

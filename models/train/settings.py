@@ -26,7 +26,7 @@ class TrainSettings:
         threads: CPU threads of torch while training.
     """
 
-    epochs: int = 20
+    epochs: int = 8
     batch: int = 512
     accumulate: int = 1
     learning_rate: float = 2e-3
@@ -38,7 +38,7 @@ class TrainSettings:
     average_decay: float = 0.99
     validation_share: float = 0.15
     validation_negatives_max: int = 20_000
-    patience: int = 6
+    patience: int = 4
     seed: int = 0
     device: str = "auto"
     threads: int = 1

@@ -4,6 +4,7 @@ Everything random is a function of (seed, step) or (seed, epoch), so a checkpoin
 was interrupted and resumed equals one that was not, number by number.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ from models.train import checkpoint
 from models.train.dataset import Dataset, prepare
 from models.train.report import History, load_figures, ranking_figures, write_report
 from models.train.settings import TrainSettings
+
+CODE_ROWS_MAX = 200_000  # events, evenly spread, from which pieces of numbers are learned: quantiles need no more
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,22 @@ def fit(
     return TrainedMoE(network.cpu(), tuple(specs), sizes, report, out_dir)
 
 
+def load_trained(out_dir: Path) -> TrainedMoE:
+    """Read the best network of the run in `out_dir`, finished or not, for example to export it again.
+
+    Raises:
+        CheckpointError: no checkpoint is there, or it cannot be read.
+    """
+    arrays, notes = checkpoint.load(out_dir / "checkpoint.safetensors")
+    specs = tuple(FeatureSpec(**column) for column in notes["identity"]["columns"])
+    sizes = MoESettings(**notes["identity"]["sizes"])
+    network = MoENetwork(specs, sizes)
+    network.load_state_dict(checkpoint.part(arrays, "best."))
+    report = out_dir / "training_report.json"
+    told = json.loads(report.read_text()) if report.is_file() else {}
+    return TrainedMoE(network.eval(), specs, sizes, told, out_dir)
+
+
 @torch.no_grad()
 def predict(
     network: MoENetwork, features: NDArray[np.float64], device: torch.device, rows_max: int = 2048
@@ -147,6 +166,7 @@ class _Run:
         torch.manual_seed(settings.seed)
         self.network = MoENetwork(specs, sizes)
         rows = data.training_rows()
+        rows = rows[:: -(-len(rows) // CODE_ROWS_MAX)]
         kinds = [spec.kind for spec in specs]
         inputs = number_columns(data.features[rows], data.labels[rows], self.network.plan, kinds)
         self.network.encoder.load_codes(learn_code(*inputs, bins=sizes.bins))

@@ -78,7 +78,7 @@ def test_gradients_reach_every_parameter(network):
 
 @torch.no_grad()
 def test_a_number_is_coded_as_pieces_waves_value_and_flag():
-    encoder = NumberEncoder(1, bins=2, waves=1)
+    encoder = NumberEncoder(1, bins=2, waves=1, dropout=0.0)
     encoder.load_code(
         NumberCode(np.array([10.0]), np.array([0.5]), np.array([[-1, 1]], np.float32), np.array([[0.5, 1]], np.float32))
     )
@@ -94,7 +94,7 @@ def test_a_number_is_coded_as_pieces_waves_value_and_flag():
 
 @torch.no_grad()
 def test_large_offsets_keep_their_digits():
-    encoder = NumberEncoder(1, bins=1, waves=0)
+    encoder = NumberEncoder(1, bins=1, waves=0, dropout=0.0)
     shift = 1.7e12  # milliseconds since the epoch: float32 would round to two minutes
     encoder.load_code(
         NumberCode(np.array([shift]), np.array([1.0]), np.zeros((1, 1), np.float32), np.ones((1, 1), "f"))
@@ -132,3 +132,26 @@ def test_default_sizes_fit_the_bundle():
     specs = [FeatureSpec(f"f{i}", group=str(i % 6)) for i in range(40)]
     parameters = sum(p.numel() for p in MoENetwork(specs, MoESettings()).parameters())
     assert parameters * 4 < 10_000_000
+
+
+@torch.no_grad()
+def test_training_hides_a_share_of_the_values_and_serving_none(network):
+    torch.manual_seed(0)
+    encoder = NumberEncoder(4, bins=1, waves=0, dropout=0.25)
+    values = torch.zeros(1000, 4, dtype=torch.float64)
+    assert encoder(values)[..., -1].mean().item() == pytest.approx(0.25, abs=0.03)
+    assert encoder.eval()(values)[..., -1].sum() == 0
+
+
+def test_half_precision_trains(network):
+    # what a GPU does; the CPU's autocast follows the same rules about types
+    network.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        members, routings = network(rows(64))
+    (members.float().square().mean() + sum(r.z_loss for r in routings)).backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters())
+    network.eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rounded = network.logits(rows(64))
+    with torch.no_grad():
+        torch.testing.assert_close(rounded, network.logits(rows(64)), atol=0.1, rtol=0.1)

@@ -12,7 +12,7 @@ from models.train import checkpoint
 from models.train.checkpoint import CheckpointError
 from models.train.report import History, load_figures, ranking_figures
 from models.train.settings import TrainSettings
-from models.train.trainer import fit
+from models.train.trainer import fit, load_trained
 
 SIZES = MoESettings(
     width=16, heads=2, experts=4, expert_width=8, shared_width=8, bins=8, waves=2, members=2, head_width=16
@@ -99,13 +99,21 @@ def test_the_same_seed_gives_the_same_network_and_another_seed_another(trained, 
 def test_accumulating_two_half_batches_is_one_whole_batch(tmp_path):
     # without dropout and auxiliary losses (those depend on the batch) only the order of additions differs
     features, labels, times_ms = stream(n=1000)
-    sizes = replace(SIZES, dropout=0.0, aux_weight=0.0, z_weight=0.0)
+    sizes = replace(SIZES, dropout=0.0, input_dropout=0.0, aux_weight=0.0, z_weight=0.0)
     settings = replace(SETTINGS, epochs=1)
     whole = fit(features, SPECS, labels, times_ms, settings, tmp_path / "whole", sizes=sizes)
     halves = fit(
         features, SPECS, labels, times_ms, replace(settings, batch=32, accumulate=2), tmp_path / "halves", sizes=sizes
     )
     np.testing.assert_allclose(whole.logits(features), halves.logits(features), atol=1e-3)
+
+
+def test_a_run_can_be_loaded_again(trained):
+    features, _, _ = stream(n=500)
+    loaded = load_trained(trained.out_dir)
+    assert loaded.specs == tuple(SPECS)
+    assert loaded.report == json.loads(json.dumps(trained.report))
+    np.testing.assert_array_equal(loaded.logits(features), trained.logits(features))
 
 
 def test_training_stops_when_nothing_gets_better(tmp_path):
