@@ -9,6 +9,7 @@ import numpy as np
 from kernels.compiled import njit
 from kernels.int128 import add_product
 from kernels.parts import NO_RUNTIME, part
+from kernels.prefetch import prefetch
 from kernels.window_counts import add_value, counts_full, move_counts
 from kernels.window_features import emit
 from kernels.window_state import (
@@ -221,6 +222,32 @@ def _add_to_totals(pool, columns, row, added):  # type: ignore[no-untyped-def]
                 pool[row, squares], pool[row, squares + 1] = low, high
 
 
+@part
+def look_ahead(table, slot_key, meta, pool, windows, kinds, keys, now):  # type: ignore[no-untyped-def]
+    """Fetch what later events will touch, in three steps of which each needs what the one before it fetched."""
+    if now + 12 < kinds.size:
+        prefetch(table, np.int64(mix(keys[now + 12], np.uint64(0)) & np.uint64(table.size - 1)))
+    if now + 8 < kinds.size:
+        slot = find_slot(table, slot_key, keys[now + 8])
+        if slot >= 0:
+            first = slot * meta.shape[1]
+            prefetch(meta, first)
+            prefetch(meta, first + 8)
+            prefetch(meta, first + meta.shape[1] - 1)
+    if now + 4 < kinds.size:
+        slot = find_slot(table, slot_key, keys[now + 4])
+        if slot >= 0 and meta[slot, CAPACITY] > 0:
+            width, begin = pool.shape[1], meta[slot, BEGIN]
+            newest = begin + min(meta[slot, END], meta[slot, CAPACITY] - 1)
+            prefetch(pool, newest * width)
+            prefetch(pool, newest * width + width - 1)
+            prefetch(pool, max(newest - 1, 0) * width)
+            for window in range(windows.shape[0]):
+                oldest = begin + min(meta[slot, HINTS + window], meta[slot, CAPACITY] - 1)
+                prefetch(pool, oldest * width)
+                prefetch(pool, oldest * width + width - 1)
+
+
 @njit(
     f"int64({STATE}, {PLAN}, int8[::1], uint64[::1], int64[:,::1], int64[:,::1], float64[:,::1], int64[:,::1], int64[::1])",
     **NO_RUNTIME,
@@ -246,6 +273,7 @@ def update(state_arrays, plan_arrays, kinds, keys, times, values, out, stretch, 
     windows, columns, caches, program, params, shape = plan_arrays
     while ctl[CURSOR] < kinds.size:
         now = ctl[CURSOR]
+        look_ahead(table, slot_key, meta, pool, windows, kinds, keys, now)
         time_ms, floor_ms = times[now, 0], times[now, 2]
         slot = find_slot(table, slot_key, keys[now])
         if ctl[PHASE] == 0:

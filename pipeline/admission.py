@@ -12,6 +12,7 @@ from kernels.admission import APPLIED, DUPLICATE, FUTURE, LATE
 
 Int64s = NDArray[np.int64]
 CAUSES = {FUTURE: "future", LATE: "late", DUPLICATE: "duplicate"}
+IDS_MIN = 16_384  # buckets; the table of a slow stream is rebuilt every some thousand events
 _START_MS = -(2**62)
 _NO_TIMES = np.zeros(0, np.int64)
 
@@ -27,7 +28,7 @@ class Admission:
     def __init__(self, lateness_ms: int, future_tolerance_ms: int) -> None:
         self._limits = np.array([lateness_ms, lateness_ms, future_tolerance_ms], np.int64)
         self._ctl = np.array([_START_MS, 0], np.int64)
-        self._ids, self._times = np.zeros(1024, np.uint64), np.zeros(1024, np.int64)
+        self._ids, self._times = np.zeros(IDS_MIN, np.uint64), np.zeros(IDS_MIN, np.int64)
 
     @property
     def high_ms(self) -> int:
@@ -73,7 +74,7 @@ class Admission:
         """Forget ids beyond the horizon, in a table with room for as many again."""
         oldest = self.high_ms - int(self._limits[1])
         kept = int(((self._ids != 0) & (self._times >= oldest)).sum())
-        size = 1024
+        size = IDS_MIN
         while size < 8 * kept:
             size *= 2
         ids, times = np.zeros(size, np.uint64), np.zeros(size, np.int64)

@@ -13,7 +13,7 @@ from kernels.window_features import TOP_MAX
 
 Int64s = NDArray[np.int64]
 Float64s = NDArray[np.float64]
-MAX_BYTES_DEFAULT = 8 << 30
+POOL_BYTES = 64 << 20  # reserved, not used: the system gives memory when it is written to
 
 
 class Group:
@@ -26,7 +26,8 @@ class Group:
         self.plan = plan
         self._meta_columns = meta_columns
         self._plan = tuple(plan)
-        self.state = ws.empty_state(meta_columns, int(plan.shape[ws.WIDTH]))
+        width = int(plan.shape[ws.WIDTH])
+        self.state = ws.empty_state(meta_columns, width, rows=POOL_BYTES // (8 * width))
         rows = max(int(plan.shape[ws.ROWS_MAX]), 2 * TOP_MAX)
         self._scratch = (np.zeros((len(plan.windows), 2), np.int64), np.zeros(rows + 1, np.int64))
 
@@ -96,7 +97,7 @@ class Group:
             "rows": int(ctl[ws.ROWS_LIVE]),
             "rows_capped": int(ctl[ws.ROWS_CAPPED]),
             "keys_freed": int(ctl[ws.KEYS_FREED]),
-            "bytes": int(sum(array.nbytes for array in self.state)),
+            "bytes": int(sum(a.nbytes for a in self.state) - self.state.pool[int(ctl[ws.POOL_USED]) :].nbytes),
         }
 
     def save(self) -> dict[str, NDArray[np.generic]]:
