@@ -45,8 +45,8 @@ class MoESettings:
     category_width: int = 16
     members: int = 8
     head_width: int = 128
-    dropout: float = 0.1
-    input_dropout: float = 0.1
+    dropout: float = 0.05
+    input_dropout: float = 0.02
     aux_weight: float = 0.01
     z_weight: float = 1e-3
     bias_step: float = 1e-3
