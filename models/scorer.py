@@ -1,0 +1,164 @@
+"""From features to scores: the MoE, the online learner and their calibrated blend, as one bundle serves them.
+
+Parts of a bundle: `specs.json` (the columns), `blend.json` (calibration), `typical.json` (the baseline of reasons),
+`moe.onnx` and `ftrl.npz` where the task has that model. A learner snapshot replaces `ftrl.npz`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import Bundle, BundleError
+from models.calibration import Blend, sigmoid
+from models.features import FeatureSpec
+from models.ftrl import Ftrl
+from models.moe_runtime import BUCKETS, OnnxMoE
+from models.reasons import explain, in_words
+
+Float64s = NDArray[np.float64]
+SPECS, BLEND, TYPICAL, MOE, FTRL = "specs.json", "blend.json", "typical.json", "moe.onnx", "ftrl.npz"
+REASONS_TOP = 3
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the models say of n events.
+
+    Attributes:
+        probability: (n,) the calibrated blend.
+        moe_logits, ftrl_logits: (n,) NaN where a model did not run.
+        rung: which models made the score: "moe+ftrl", "moe", "ftrl" or "rules".
+    """
+
+    probability: Float64s
+    moe_logits: Float64s
+    ftrl_logits: Float64s
+    rung: str
+
+
+class Scorer:
+    """The models of one bundle, warmed up. Batches do not matter beyond rounding.
+
+    Args:
+        bundle: with the parts named above.
+        snapshot: a newer state of the learner than the bundle's own.
+        specs: the columns that will be given.
+        buckets: batch sizes of the MoE to warm up.
+
+    Raises:
+        BundleError: it was trained for other features.
+    """
+
+    def __init__(
+        self, bundle: Bundle, snapshot: bytes | None, specs: Sequence[FeatureSpec], buckets: Sequence[int] = BUCKETS
+    ) -> None:
+        self.specs = read_specs(bundle)
+        _check_specs(bundle.id, self.specs, tuple(specs))
+        self.blend = Blend.from_json(bundle.part(BLEND))
+        self.typical = np.array(
+            [np.nan if v is None else v for v in msgspec.json.decode(bundle.part(TYPICAL))], np.float64
+        )
+        self._moe = _open_moe(bundle, self.specs, buckets) if MOE in bundle.parts else None
+        self._ftrl: Ftrl | None = None
+        if FTRL in bundle.parts:
+            self._ftrl = Ftrl.restore(snapshot if snapshot is not None else bundle.part(FTRL))
+
+    @property
+    def provider(self) -> str:
+        """What computes the MoE: "cpu", "cuda", or "none" without one."""
+        return self._moe.provider if self._moe is not None else "none"
+
+    @property
+    def rung(self) -> str:
+        """Which models answer."""
+        names = [name for name, model in (("moe", self._moe), ("ftrl", self._ftrl)) if model is not None]
+        return "+".join(names) or "rules"
+
+    def with_snapshot(self, snapshot: bytes) -> Scorer:
+        """Return the same models with a newer learner; nothing is loaded or warmed up again."""
+        other = object.__new__(Scorer)
+        other.__dict__.update(self.__dict__)
+        other._ftrl = Ftrl.restore(snapshot)
+        return other
+
+    def score(self, features: Float64s) -> Scores:
+        """Score (n, f) features, NaN is null."""
+        none = np.full(len(features), np.nan)
+        moe = self._moe.logits(features) if self._moe is not None and len(features) else none
+        ftrl = self._ftrl.predict(features, moe) if self._ftrl is not None else none
+        return Scores(sigmoid(self._blended(moe, ftrl)), moe, ftrl, self.rung)
+
+    def reasons(self, features: Float64s) -> list[list[str]]:
+        """Say in words what moved each of (n, f) events' scores most; see `models.reasons` for the method."""
+        if not len(features):
+            return []
+        groups = _channels(self.specs)
+        found = explain(self._logits, features, self.typical, self.specs, REASONS_TOP, groups)
+        return [[in_words(reason) for reason in each] for each in found]
+
+    def _logits(self, features: Float64s) -> Float64s:
+        scores = self.score(features)
+        return self._blended(scores.moe_logits, scores.ftrl_logits)
+
+    def _blended(self, moe: Float64s, ftrl: Float64s) -> Float64s:
+        by_name = {"moe": moe, "ftrl": ftrl}
+        return self.blend.logit(np.column_stack([by_name[name] for name in self.blend.names]))
+
+
+def bundle_parts(
+    specs: Sequence[FeatureSpec], blend: Blend, typical: Float64s, moe: bytes | None, ftrl: bytes | None
+) -> dict[str, bytes]:
+    """Return the parts of a bundle, for `models.bundle.write_bundle`."""
+    parts = {
+        SPECS: msgspec.json.encode(list(specs)),
+        BLEND: blend.to_json(),
+        TYPICAL: msgspec.json.encode([float(v) if np.isfinite(v) else None for v in typical]),
+    }
+    if moe is not None:
+        parts[MOE] = moe
+    if ftrl is not None:
+        parts[FTRL] = ftrl
+    return parts
+
+
+def read_specs(bundle: Bundle) -> tuple[FeatureSpec, ...]:
+    """Return the columns that a bundle was trained with."""
+    return tuple(msgspec.json.decode(bundle.part(SPECS), type=list[FeatureSpec]))
+
+
+def _check_specs(bundle: str, trained: tuple[FeatureSpec, ...], given: tuple[FeatureSpec, ...]) -> None:
+    if trained == given:
+        return
+    theirs, ours = [each.name for each in trained], [each.name for each in given]
+    missing = [name for name in theirs if name not in ours]
+    added = [name for name in ours if name not in theirs]
+    what = (
+        f"lacks {', '.join(missing)}"
+        if missing
+        else f"adds {', '.join(added)}"
+        if added
+        else "changes their order or kind"
+    )
+    raise BundleError(f"bundle {bundle} was trained with other features: the app {what}; train it again")
+
+
+def _channels(specs: tuple[FeatureSpec, ...]) -> list[list[int]]:
+    """Group the columns: every feature alone, a channel of the key's recent events together."""
+    channels: dict[str, list[int]] = {}
+    for column, spec in enumerate(specs):
+        channels.setdefault(spec.group if spec.step else f"{spec.name}\n", []).append(column)
+    return list(channels.values())
+
+
+def _open_moe(bundle: Bundle, specs: tuple[FeatureSpec, ...], buckets: Sequence[int]) -> OnnxMoE:
+    with tempfile.TemporaryDirectory(prefix="pelton-") as folder:  # the runtime opens files, and the bytes are verified
+        path = Path(folder) / MOE
+        path.write_bytes(bundle.part(MOE))
+        return OnnxMoE(path, specs, buckets=buckets)
