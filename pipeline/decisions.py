@@ -1,0 +1,120 @@
+"""From features to decisions: rules, scores, threshold, reasons. One row of output per event and task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from models.scorer import Scorer, Scores
+from models.threshold import DECISIONS, ThresholdState
+from pipeline.app import Task
+from pipeline.engine import Featured
+from pipeline.feature_values import FeatureValues
+from pipeline.plan import StreamPlan
+from pipeline.row_columns import code_of_text
+
+Float64s = NDArray[np.float64]
+_FIXED = pa.schema(
+    [
+        ("event_id", pa.string()), ("task", pa.string()), ("time_ms", pa.int64()), ("decision", pa.string()),
+        ("score", pa.float64()), ("threshold", pa.float64()), ("rule", pa.string()), ("reasons", pa.list_(pa.string())),
+        ("bundle", pa.string()), ("snapshot", pa.string()), ("rung", pa.string()), ("source_offset", pa.int64()),
+        ("moe_logit", pa.float64()), ("ftrl_logit", pa.float64()),
+    ]
+)  # fmt: skip
+FIXED_COLUMNS = tuple(_FIXED.names)
+
+
+@dataclass(frozen=True)
+class Served:
+    """The models that decide, and their names for the record; `scorer` is None where rules decide alone."""
+
+    scorer: Scorer | None = None
+    bundle: str = ""
+    snapshot: str = ""
+
+
+class Decider:
+    """Decides the events of one task, in log order.
+
+    Attributes:
+        state: of the threshold; part of each commit's manifest.
+    """
+
+    def __init__(self, task: Task, plan: StreamPlan) -> None:
+        self.task, self._plan = task, plan
+        self.columns = list(plan.columns_of[task.name])
+        self.specs = tuple(plan.specs[column] for column in self.columns)
+        self.names = tuple(plan.names[column] for column in self.columns)
+        self.state: ThresholdState = task.threshold.start()
+        self.schema = pa.schema([*_FIXED, *(pa.field(name, pa.float64()) for name in self._free_names())])
+
+    def _free_names(self) -> list[str]:
+        """Names of the feature columns; one that is taken by the record itself gets a trailing underscore."""
+        return [f"{name}_" if name in FIXED_COLUMNS else name for name in self.names]
+
+    def decide(self, featured: Featured, served: Served) -> pa.RecordBatch:
+        """Return one row per event: what was decided, why, by what, and the features it was decided on."""
+        features = (
+            featured.matrix if len(self.columns) == featured.matrix.shape[1] else featured.matrix[:, self.columns]
+        )
+        scores = self._scores(features, served)
+        banded, self.state = self.task.threshold.decide(scores.probability, self.state)
+        codes, thresholds = banded.codes.astype(np.int64), banded.thresholds
+        if served.scorer is None:
+            codes, thresholds = np.zeros(len(features), np.int64), np.full(len(features), np.nan)
+        rules = self._rules(featured)
+        for number, rule in enumerate(self.task.rules):
+            codes[rules == number] = DECISIONS.index(rule.then)
+        names = pa.array([rule.name for rule in self.task.rules], pa.string())
+        rule = pa.DictionaryArray.from_arrays(pa.array(rules, mask=rules < 0), names).cast(pa.string())
+        decision = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(DECISIONS)).cast(pa.string())
+        count = len(features)
+        fixed = [
+            featured.rows.column(self.task.on.schema.id).cast(pa.string()), _same(self.task.name, count),
+            pa.array(featured.columns.times_ms), decision, _floats(scores.probability), _floats(thresholds), rule,
+            self._reasons(features, codes, rules, served), _same(served.bundle, count), _same(served.snapshot, count),
+            _same(scores.rung, count), pa.array(featured.offsets), _floats(scores.moe_logits), _floats(scores.ftrl_logits),
+        ]  # fmt: skip
+        columns = fixed + [_floats(features[:, column]) for column in range(features.shape[1])]
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+    def _scores(self, features: Float64s, served: Served) -> Scores:
+        if served.scorer is not None:
+            return served.scorer.score(features)
+        none = np.full(len(features), np.nan)
+        return Scores(none, none, none, "rules")
+
+    def _rules(self, featured: Featured) -> NDArray[np.int64]:
+        """Return (events,) the first rule that holds, -1 for none."""
+        first = np.full(len(featured), -1, np.int64)
+        values = FeatureValues(featured.columns, self._plan, featured.matrix)
+        for number in range(len(self.task.rules) - 1, -1, -1):
+            expression = self.task.rules[number].when
+            holds = expression.evaluate(values, code_of_text, len(featured))  # type: ignore[arg-type]
+            first[np.nan_to_num(holds) != 0] = number
+        return first
+
+    def _reasons(
+        self, features: Float64s, codes: NDArray[np.int64], rules: NDArray[np.int64], served: Served
+    ) -> pa.ListArray:
+        """Explain what is not simply allowed: the rule first, then the features that moved the score most."""
+        asked = np.flatnonzero(codes != 0)
+        words: list[list[str]] = [[] for _ in range(len(features))]
+        explained = served.scorer.reasons(features[asked]) if served.scorer is not None else [[] for _ in asked]
+        for event, reasons in zip(asked, explained, strict=True):
+            by_rule = [f"rule: {self.task.rules[rules[event]].name}"] if rules[event] >= 0 else []
+            words[event] = by_rule + reasons
+        return pa.array(words, pa.list_(pa.string()))
+
+
+def _same(text: str, count: int) -> pa.Array:
+    return pa.repeat(pa.scalar(text or None, pa.string()), count)
+
+
+def _floats(values: Float64s) -> pa.Array:
+    """Return values with NaN as null."""
+    return pa.array(np.ascontiguousarray(values), pa.float64(), from_pandas=True)
