@@ -86,7 +86,9 @@ class Replay(AbstractContextManager["Replay"]):
         """Take records in merged order until one input must be read on, since its next head is not known."""
         live = [name for name, chunk in waiting.items() if chunk is not None]
         chunks = [each for each in waiting.values() if each is not None]
-        times = [ints_of(each.decoded.rows.column(self._inputs_time(name))) for name, each in zip(live, chunks, strict=True)]
+        times = [
+            ints_of(each.decoded.rows.column(self._inputs_time(name))) for name, each in zip(live, chunks, strict=True)
+        ]
         order = merged_order(times)
         starts = np.concatenate([[0], np.cumsum([each.size for each in times])])
         source = np.searchsorted(starts[1:], order, side="right")

@@ -1,0 +1,56 @@
+"""What a commit says about itself: enough to recover, to replay it the same way, and to answer for each decision."""
+
+from __future__ import annotations
+
+import msgspec
+
+from models.threshold import ThresholdState
+
+FORMAT = "pelton manifest 1"
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """One commit of one stream and partition.
+
+    Attributes:
+        inputs: stream -> (first offset, end offset) that this commit took from its topic.
+        bundles, snapshots, rungs: task -> what scored it; "" where rules decided alone.
+        thresholds: task -> the threshold's state after this commit.
+        ledgers: stream -> counts since the beginning; taken = applied + late + future + duplicate + invalid.
+        labels: counts of the join since the beginning.
+        decided: task -> decisions since the beginning.
+        at_ms: when, by the worker's clock.
+    """
+
+    inputs: dict[str, tuple[int, int]]
+    bundles: dict[str, str] = {}
+    snapshots: dict[str, str] = {}
+    rungs: dict[str, str] = {}
+    thresholds: dict[str, ThresholdState] = {}
+    ledgers: dict[str, dict[str, int]] = {}
+    labels: dict[str, int] = {}
+    decided: dict[str, int] = {}
+    at_ms: int = 0
+    format: str = FORMAT
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Write a manifest."""
+    return msgspec.json.encode(manifest)
+
+
+def decode(payload: bytes) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        ValueError: it is none of ours, or of a newer version.
+    """
+    try:
+        manifest = msgspec.json.decode(payload, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"a manifest cannot be read: {error}; the log was written by something else") from None
+    if manifest.format != FORMAT:
+        raise ValueError(
+            f"a manifest is {manifest.format!r}; this Pelton reads {FORMAT!r}, use the version that wrote it"
+        )
+    return manifest
