@@ -1,0 +1,1 @@
+"""The demo: a bank, its payments, and the bundle that scores them."""
