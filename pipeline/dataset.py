@@ -50,9 +50,10 @@ class Dataset:
 
     def where(self, chosen: NDArray[np.bool_]) -> Dataset:
         """Return some of the events."""
-        arrays = (self.features, self.labels, self.known_ms, self.times_ms, self.entities, self.ids)
-        features, labels, known_ms, times_ms, entities, ids = (each[chosen] for each in arrays)
-        return Dataset(features, self.specs, labels, known_ms, times_ms, entities, ids)
+        return Dataset(
+            self.features[chosen], self.specs, self.labels[chosen], self.known_ms[chosen], self.times_ms[chosen],
+            self.entities[chosen], self.ids[chosen],
+        )  # fmt: skip
 
 
 def collect(

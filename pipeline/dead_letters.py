@@ -1,4 +1,4 @@
-"""Dead letters as rows of a topic: what was not applied, why, and the original bytes, encrypted if they are sensitive."""
+"""Dead letters as rows of a topic: what was not applied, why, and the original bytes, encrypted if sensitive."""
 
 from __future__ import annotations
 

@@ -73,11 +73,12 @@ class Decider:
         rule = pa.DictionaryArray.from_arrays(pa.array(rules, mask=rules < 0), names).cast(pa.string())
         decision = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(DECISIONS)).cast(pa.string())
         count = len(features)
+        models = [_floats(scores.moe_logits), _floats(scores.ftrl_logits)]
         fixed = [
             featured.rows.column(self.task.on.schema.id).cast(pa.string()), _same(self.task.name, count),
             pa.array(featured.columns.times_ms), decision, _floats(scores.probability), _floats(thresholds), rule,
             self._reasons(features, codes, rules, served), _same(served.bundle, count), _same(served.snapshot, count),
-            _same(scores.rung, count), pa.array(featured.offsets), _floats(scores.moe_logits), _floats(scores.ftrl_logits),
+            _same(scores.rung, count), pa.array(featured.offsets), *models,
         ]  # fmt: skip
         columns = fixed + [_floats(features[:, column]) for column in range(features.shape[1])]
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)

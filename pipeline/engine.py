@@ -1,4 +1,4 @@
-"""The engine: records in, exact features out. One pure function over a commit, for the live loop, replay and workers."""
+"""The engine: records in, exact features out. One pure function over a commit, for live loop, replay and workers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from connectors.secrets import Tokeniser
 from kernels.windows import INSERT, QUERY
 from pipeline.admission import Admission
 from pipeline.facts import FactJoin, Facts
-from pipeline.groups import Group
 from pipeline.feature_values import FeatureValues, input_matrix
+from pipeline.groups import Group
 from pipeline.inputs import DeadLetter, Judged, Ledger, check_known, judge, judge_labels
 from pipeline.label_queue import LabelQueue
 from pipeline.plan import GroupPlan, StreamPlan
@@ -176,7 +176,7 @@ class Engine:
         for column, key in enumerate(self._fact_keys):
             keys[own, column] = main.columns.hashes(key)
         if labels.size:
-            ids[labels], facts[labels, 1] = judged[name].ids, judged[name].label_values
+            ids[labels], facts[labels, 1] = judged[name].ids, np.asarray(judged[name].label_values)
         joined = self.join.join(is_label[keep], ids[keep], facts[keep], keys[keep], timeline.floors_ms[keep])
         if keep.all():
             return joined

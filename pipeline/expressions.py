@@ -27,8 +27,8 @@ _FUNCTIONS: dict[str, tuple[int, Callable[..., Float64s]]] = {
     "floor": (1, np.floor),
     "min": (2, np.minimum),
     "max": (2, np.maximum),
-    "is_null": (1, lambda x: np.isnan(x).astype(np.float64)),
-    "if_null": (2, lambda x, y: np.where(np.isnan(x), y, x)),
+    "is_null": (1, lambda x: np.where(np.isnan(x), 1.0, 0.0)),
+    "if_null": (2, lambda x, y: np.asarray(np.where(np.isnan(x), y, x))),
     "hour": (1, lambda t: np.floor(np.mod(t, _DAY_MS) / _HOUR_MS)),
     "weekday": (1, lambda t: np.mod(np.floor(t / _DAY_MS) + 3, 7)),
 }
@@ -165,7 +165,7 @@ def _evaluate(node: ast.expr, columns: Mapping[str, Float64s], code_of: Callable
             holds, left = this if holds is None else holds & this, right
         return np.asarray(holds).astype(np.float64)
     if isinstance(node, ast.IfExp):
-        return np.where(_truth(value(node.test)), value(node.body), value(node.orelse))
+        return np.asarray(np.where(_truth(value(node.test)), value(node.body), value(node.orelse)))
     assert isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     return _FUNCTIONS[node.func.id][1](*[value(each) for each in node.args])
 

@@ -57,9 +57,9 @@ class Group:
         """Return how many events a key has, -1 if none, and its features as of a time, without an event of its own."""
         out = np.full((1, self.features), np.nan)
         values = np.zeros((1, max(self.inputs, 1)), np.int64)
-        key = np.uint64(key)
+        hashed = np.uint64(key)
         while (
-            rows := windows.look(tuple(self.state), self._plan, key, time_ms, floor_ms, values, out, *self._scratch)
+            rows := windows.look(tuple(self.state), self._plan, hashed, time_ms, floor_ms, values, out, *self._scratch)
         ) == -2:
             self._grow(windows.GROW_COUNTS)
         return rows, out[0]

@@ -164,7 +164,8 @@ class LearnerLoop:
         if not verdict.accepted:
             self.refused = "; ".join(verdict.reasons)
             return
-        metrics: dict[str, float | None] = {k: v for k, v in verdict.measured.items() if np.isfinite(v)}
+        measured = {name: value for name, value in verdict.measured.items() if value is not None}
+        metrics: dict[str, float | None] = {name: value for name, value in measured.items() if np.isfinite(value)}
         snapshot = self._registry.add_snapshot(self._task.name, self._bundle, data, metrics, WHO, now_ms)
         if self._registry.serving(self._task.name).bundle == self._bundle:
             self._registry.promote(self._task.name, snapshot, WHO, now_ms)

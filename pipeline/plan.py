@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.app import Task
 
 ROWS_PER_KEY_DEFAULT = 16_384
+ROWS_PER_KEY_MAX = 1 << 16  # so many values of the largest magnitude still add up within 63 bits
 EXPRESSION_DECIMALS = 6
 _OPERATIONS = {
     "sum": wf.SUM, "mean": wf.MEAN, "rate": wf.MEAN, "std": wf.STD, "zscore": wf.ZSCORE, "max": wf.MAX, "min": wf.MIN,
@@ -95,7 +96,7 @@ class StreamPlan:
         groups: by level.
         facts, fact_field: the stream of labels whose facts are joined, and the field that says how it turned out.
         horizon_ms: how long after its event a label still counts.
-        literals: texts that expressions compare with.
+        rows_per_key: how many events of a key are kept, the newest in (time, order of arrival).
     """
 
     stream: Stream
@@ -109,6 +110,7 @@ class StreamPlan:
     facts: Stream | None
     fact_field: str
     horizon_ms: int
+    rows_per_key: int = ROWS_PER_KEY_DEFAULT
 
     @property
     def others(self) -> list[Stream]:
@@ -116,12 +118,16 @@ class StreamPlan:
         return list(dict.fromkeys(group.source for group in self.groups if group.kind == "other"))
 
 
-def plan_stream(stream: Stream, tasks: Sequence[Task]) -> StreamPlan:
+def plan_stream(stream: Stream, tasks: Sequence[Task], rows_per_key: int = ROWS_PER_KEY_DEFAULT) -> StreamPlan:
     """Plan all features of the tasks on a stream; equal ones are computed once.
+
+    `rows_per_key` is the cap of a hot key; it is part of what the features are.
 
     Raises:
         DeclarationError: a feature refers to what is not there, to itself, or to the wrong type.
     """
+    if not 1 <= rows_per_key <= ROWS_PER_KEY_MAX:
+        raise DeclarationError(f"rows_per_key is {rows_per_key}; choose between 1 and {ROWS_PER_KEY_MAX}")
     nodes: dict[str, Column | Derived | WindowFeature] = {}
     columns_of: dict[str, tuple[int, ...]] = {}
     for task in tasks:
@@ -137,7 +143,7 @@ def plan_stream(stream: Stream, tasks: Sequence[Task]) -> StreamPlan:
     for task in tasks:
         for rule in task.rules:
             builder.check_names(rule.when, f"rule {rule.name!r}", rule.place)
-    return builder.build(columns_of)
+    return builder.build(columns_of, rows_per_key)
 
 
 class _Builder:
@@ -156,7 +162,7 @@ class _Builder:
         self.levels: dict[str, int] = {}
         self.facts: list[Stream] = list(dict.fromkeys(label.stream for label in labels))
 
-    def build(self, columns_of: dict[str, tuple[int, ...]]) -> StreamPlan:
+    def build(self, columns_of: dict[str, tuple[int, ...]], rows_per_key: int) -> StreamPlan:
         """Return the finished plan."""
         for index, (name, node) in enumerate(self.nodes.items()):
             self.level_of(name, ())
@@ -164,7 +170,7 @@ class _Builder:
                 self._add_window_feature(index, name, node)
         groups = sorted(self.groups.values(), key=lambda group: group.level)
         for group in groups:
-            _finish(group)
+            _finish(group, rows_per_key)
         if len(self.facts) > 1:
             names = ", ".join(each.name for each in self.facts)
             raise DeclarationError(f"stream {self.stream.name!r} has labels from {names}; use one", self.stream.place)
@@ -173,6 +179,7 @@ class _Builder:
             self.stream, tuple(self.nodes), tuple(self._spec(name) for name in self.nodes), tuple(self.nodes.values()),
             tuple(self.levels[name] for name in self.nodes), self.expressions, tuple(groups), columns_of,
             self.facts[0] if self.facts else None, self._fact_field(groups), max(horizon, self.label_wait_ms),
+            rows_per_key,
         )  # fmt: skip
 
     def check_names(self, expression: Expression, what: str, place: str) -> None:
@@ -301,7 +308,7 @@ class _Builder:
         return FeatureSpec(name, "number", f"{node.key}:{node.span_ms}")
 
 
-def _finish(group: GroupPlan) -> None:
+def _finish(group: GroupPlan, rows_per_key: int) -> None:
     """Lay out the rows and caches of a group, and write its program."""
     width = 2 if group.kind == "facts" else 1
     needs_squares = {column for node, column, _ in group.members if node.operation in ("std", "zscore")}
@@ -332,11 +339,11 @@ def _finish(group: GroupPlan) -> None:
         cache_rows.append((kind, window, column, meta, int(number in entropies)))
         meta += 4 if kind == ws.C_COUNTS else 3
 
-    def table(rows: list[tuple[int, ...]], columns: int) -> np.ndarray:
+    def table(rows: Sequence[tuple[int, ...]], columns: int) -> np.ndarray:
         return np.array(rows, np.int64).reshape(len(rows), columns)
 
     group.meta_columns = meta
-    shape = [width, int(group.kind == "facts"), ROWS_PER_KEY_DEFAULT, group.retention_ms]
+    shape = [width, int(group.kind == "facts"), rows_per_key, group.retention_ms]
     group.kernel = ws.Plan(
         table([tuple(each) for each in group.windows], 2), table(columns or [(0, 0, 0, 0, 0)], 5), table(cache_rows, 5),
         table(program, 5), np.array(params), np.array(shape, np.int64),

@@ -1,4 +1,4 @@
-"""From the log to an engine as it was at the last commit: the newest good snapshot, then the commits since, silently."""
+"""From the log to an engine as of the last commit: the newest good snapshot, then the commits since, silently."""
 
 from __future__ import annotations
 

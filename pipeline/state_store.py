@@ -37,7 +37,7 @@ class StateStore:
         part = self._folder / f".{commit}.{os.getpid()}.part"
         try:
             with part.open("wb") as file:
-                np.savez(file, **{_escaped(name): array for name, array in arrays.items()})
+                np.savez(file, **{_escaped(name): array for name, array in arrays.items()})  # type: ignore[arg-type]
                 file.flush()
                 os.fsync(file.fileno())
             path = self._folder / f"{commit:012d}-{_digest(part)}.npz"
