@@ -10,7 +10,6 @@ from pipeline.durations import duration_ms, span_ms
 from pipeline.errors import DeclarationError, caller_place, nearest
 from pipeline.windows import Column, Window, WindowFeature
 
-_NAMES_TAKEN = ("by", "fields", "id", "label", "lateness_ms", "name", "schema", "time")
 
 
 class Stream:
@@ -55,7 +54,7 @@ class Stream:
         self.derived_from: tuple[Stream, str, int] | None = None
 
     def __getattr__(self, name: str) -> Column:
-        """Return the field of that name: `payments.amount`."""
+        """Return the field of that name: `payments.amount`. A field called like a method: `payments.column("name")`."""
         if name.startswith("_") or "schema" not in self.__dict__:
             raise AttributeError(name)
         return self.column(name)
@@ -151,7 +150,7 @@ def _read_fields(stream: str, id: str, time: str, fields: Mapping[str, str]) -> 
     except SchemaError as error:
         raise DeclarationError(f"stream {stream!r}: {error}") from None
     for field in read:
-        if not field.name.isidentifier() or field.name in _NAMES_TAKEN[:3]:
+        if not field.name.isidentifier():
             raise DeclarationError(
                 f"stream {stream!r}: field {field.name!r} cannot be a name in expressions; rename it"
             )
