@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from kernels.parts import part
+from kernels.parts import hot, part
 from kernels.window_state import (
     BEGIN,
     C_COLUMN,
@@ -35,7 +35,7 @@ def surprise(count):  # type: ignore[no-untyped-def]
     return Int(round(count * math.log2(count) * GRID))
 
 
-@part
+@hot
 def bucket_of(count_key, count_n, name):  # type: ignore[no-untyped-def]
     """Return where a name stands in the table, or the empty bucket where it would."""
     mask = count_key.size - 1
@@ -45,7 +45,7 @@ def bucket_of(count_key, count_n, name):  # type: ignore[no-untyped-def]
     return at
 
 
-@part
+@hot
 def name_of(slot, cache, value):  # type: ignore[no-untyped-def]
     """Return the table's name for a value in the window of a key: equal names are taken as equal values."""
     return mix(U(value), U(slot * 64 + cache + 1))
@@ -57,7 +57,7 @@ def count_of(count_key, count_n, slot, cache, value):  # type: ignore[no-untyped
     return count_n[bucket_of(count_key, count_n, name_of(slot, cache, value))]
 
 
-@part
+@hot
 def add_value(meta, count_key, count_n, ctl, caches, slot, cache, value, by):  # type: ignore[no-untyped-def]
     """Count a value once more (by = 1) or once less (by = -1)."""
     name = name_of(slot, cache, value)
@@ -77,7 +77,7 @@ def add_value(meta, count_key, count_n, ctl, caches, slot, cache, value, by):  #
         meta[slot, first + DISTINCT] -= 1
 
 
-@part
+@hot
 def _close_hole(count_key, count_n, hole):  # type: ignore[no-untyped-def]
     """Move later entries of the run back over an emptied bucket (Knuth 6.4 algorithm R)."""
     mask = count_key.size - 1
@@ -98,7 +98,7 @@ def counts_full(count_key, ctl, rows):  # type: ignore[no-untyped-def]
     return (ctl[COUNTS_USED] + rows) * 3 > count_key.size * 2
 
 
-@part
+@hot
 def move_counts(meta, pool, count_key, count_n, ctl, columns, caches, slot, cache, low, high):  # type: ignore[no-untyped-def]
     """Make the cached stretch [low, high); False, to be called again, if the table must grow first."""
     first = caches[cache, C_META]

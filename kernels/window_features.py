@@ -6,7 +6,7 @@ Letters: `low` and `high` are rows of the pool, the stretch is [low, high); `at`
 import math
 
 from kernels.int128 import add_product, subtract, sum_of_squared_deviations
-from kernels.parts import part
+from kernels.parts import hot, part
 from kernels.window_counts import GRID, count_of, surprise
 from kernels.window_state import (
     BEGIN,
@@ -26,7 +26,7 @@ CODE_BITS = 0xFFFFFFFF  # a category as a feature: the low 32 bits of its hash, 
 TOP_MAX = 16
 
 
-@part
+@hot
 def emit(
     meta, pool, count_key, count_n, columns, caches, program, params, shape,
     slot, time_ms, before, stretch, values, out, scratch, now,
@@ -99,7 +99,7 @@ def emit(
         out[now, feature] = result
 
 
-@part
+@hot
 def number_of(pool, at, weighted, low, high):  # type: ignore[no-untyped-def]
     """Return how many rows of a stretch hold a value."""
     if not weighted or high <= low:
@@ -107,7 +107,7 @@ def number_of(pool, at, weighted, low, high):  # type: ignore[no-untyped-def]
     return pool[high - 1, at + 3] + pool[high - 1, at + 2] - pool[low, at + 3]
 
 
-@part
+@hot
 def from_totals(pool, operation, at, weighted, scale, low, high):  # type: ignore[no-untyped-def]
     """Return count, sum, mean or standard deviation: differences of running totals."""
     number = number_of(pool, at, weighted, low, high)
@@ -123,7 +123,7 @@ def from_totals(pool, operation, at, weighted, scale, low, high):  # type: ignor
     return deviation(pool, at, weighted, low, high, number, total) / scale
 
 
-@part
+@hot
 def deviation(pool, at, weighted, low, high, number, total):  # type: ignore[no-untyped-def]
     """Return the population standard deviation, on the column's grid, of a stretch that holds `number` values."""
     squares = at + 4 if weighted else at + 2
@@ -163,7 +163,7 @@ def total_known(pool, operation, at, scale, low, high, time_ms):  # type: ignore
     return total / scale if operation == SUM else total / (number * scale)
 
 
-@part
+@hot
 def extreme(meta, pool, slot, first, begin, at, weighted, sign, low, high):  # type: ignore[no-untyped-def]
     """Return the largest (sign 1) or smallest (-1) value of a stretch of positions; NaN if it has none.
 
@@ -182,7 +182,7 @@ def extreme(meta, pool, slot, first, begin, at, weighted, sign, low, high):  # t
     return float(pool[begin + best, at]) if best >= 0 else math.nan
 
 
-@part
+@hot
 def from_counts(
     meta, pool, count_key, count_n, caches, operation, slot, cache, at, wanted, low, high, value, own, scratch
 ):  # type: ignore[no-untyped-def]  # fmt: skip

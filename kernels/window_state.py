@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.parts import part
+from kernels.parts import hot, part
 
 Int64s = NDArray[np.int64]
 Float64s = NDArray[np.float64]
@@ -115,7 +115,7 @@ def _empty_ctl() -> Int64s:
     return ctl
 
 
-@part
+@hot
 def mix(a, b):  # type: ignore[no-untyped-def]
     """Return a 64-bit hash of two (finaliser of splitmix64, Steele, Lea, Flood 2014)."""
     x = (a ^ (b * U(0x9E3779B97F4A7C15))) + U(0x9E3779B97F4A7C15)
@@ -124,7 +124,7 @@ def mix(a, b):  # type: ignore[no-untyped-def]
     return x ^ (x >> U(31))
 
 
-@part
+@hot
 def find_slot(table, slot_key, key):  # type: ignore[no-untyped-def]
     """Return the slot of a key, -1 if it has none."""
     mask = table.size - 1

@@ -8,7 +8,7 @@ import numpy as np
 
 from kernels.compiled import njit
 from kernels.int128 import add_product
-from kernels.parts import NO_RUNTIME, part
+from kernels.parts import NO_RUNTIME, hot, part
 from kernels.prefetch import prefetch
 from kernels.window_counts import add_value, counts_full, move_counts
 from kernels.window_features import emit
@@ -52,7 +52,7 @@ INSERT, QUERY = 1, 2
 DONE, GROW_SLOTS, GROW_POOL, GROW_COUNTS = 0, 1, 2, 3
 
 
-@part
+@hot
 def seek(pool, begin, first, end, guess, bound_ms):  # type: ignore[no-untyped-def]
     """Return the first position in [first, end] whose time is above the bound, looking around `guess` first."""
     low, high = first, end
@@ -113,7 +113,7 @@ def drop_expired(meta, pool, count_key, count_n, ctl, columns, caches, slot, flo
         drop_front(meta, pool, count_key, count_n, ctl, columns, caches, slot, first)
 
 
-@part
+@hot
 def write_row(pool, columns, shape, row, is_first, time_ms, known_ms, values, now):  # type: ignore[no-untyped-def]
     """Write one event into a row, its running totals taken from the row before it."""
     pool[row, 0] = time_ms
@@ -161,7 +161,7 @@ def insert_between(meta, pool, windows, caches, slot, at):  # type: ignore[no-un
             meta[slot, first + BEST], meta[slot, first + FROM], meta[slot, first + SEEN_TO] = -1, 0, 0
 
 
-@part
+@hot
 def insert(meta, pool, count_key, count_n, ctl, windows, columns, caches, shape, slot, times, values, now):  # type: ignore[no-untyped-def]
     """Put an event where it belongs in its key's segment, which has room; return its position."""
     time_ms, known_ms = times[now, 0], times[now, 1]
@@ -222,7 +222,7 @@ def _add_to_totals(pool, columns, row, added):  # type: ignore[no-untyped-def]
                 pool[row, squares], pool[row, squares + 1] = low, high
 
 
-@part
+@hot
 def look_ahead(table, slot_key, meta, pool, windows, kinds, keys, now):  # type: ignore[no-untyped-def]
     """Fetch what later events will touch, in three steps of which each needs what the one before it fetched."""
     if now + 12 < kinds.size:
@@ -341,7 +341,7 @@ def update(state_arrays, plan_arrays, kinds, keys, times, values, out, stretch, 
     return DONE
 
 
-@part
+@hot
 def find_bounds(
     meta, pool, count_key, count_n, ctl, windows, columns, caches, slot, time_ms, floor_ms, position, stretch
 ):  # type: ignore[no-untyped-def]
