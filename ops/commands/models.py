@@ -1,0 +1,116 @@
+"""`pelton models`: bundles and what serves."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Argument, Option
+
+from ops.commands.options import DataFolder
+
+if TYPE_CHECKING:
+    from models.registry import Registry
+
+models = typer.Typer(help="Which model serves.", no_args_is_help=True)
+
+TaskName = Annotated[str, Argument(metavar="TASK", help="The task's name.")]
+
+
+def _now_ms() -> int:
+    import time
+
+    return time.time_ns() // 1_000_000
+
+
+def _open(data_folder: Path | None, make: bool = False) -> "Registry":
+    from ops.settings import Settings, SettingsError
+
+    settings = Settings.read(data_folder)
+    registry = settings.open_registry(make=make)
+    if registry is None:
+        raise SettingsError(f"there is no registry in {settings.data} yet; fill it: pelton train APP --data FILE")
+    return registry
+
+
+@models.command("list")
+def list_(
+    task: Annotated[str | None, Argument(metavar="TASK", help="Only of this task.", show_default=False)] = None,
+    data_folder: DataFolder = None,
+) -> None:
+    """List bundles and learner snapshots, oldest first; `live` is what serves.
+
+    \b
+    For example: pelton models list risk
+    """
+    from ops.model_view import version_rows
+    from ops.terminal import say, table
+
+    versions = _open(data_folder).versions(task)
+    if not versions:
+        say(f"No bundle of {task!r} yet." if task else "No bundle yet. Make one: pelton train APP --data FILE")
+        return
+    table(("", "task", "id", "kind", "made", "figures", "name"), version_rows(versions))
+
+
+@models.command()
+def show(
+    task: TaskName,
+    id: Annotated[str | None, Argument(metavar="ID", help="Its first digits; what serves, if not given.")] = None,
+    data_folder: DataFolder = None,
+) -> None:
+    """Show a bundle or snapshot: figures, provenance, and who let it serve when.
+
+    \b
+    For example: pelton models show risk 41c9e2
+    """
+    from ops.model_view import history_rows, version_facts
+    from ops.terminal import facts, say, table
+
+    registry = _open(data_folder)
+    version = registry.show(task, id or str(registry.serving(task)))
+    facts(version_facts(version))
+    history = history_rows(registry.audit(task), version)
+    if history:
+        say()
+        table(("when", "who", "what", "change"), history)
+
+
+@models.command()
+def promote(
+    task: TaskName,
+    id: Annotated[str, Argument(metavar="ID|DIR", help="A version's first digits, or a folder with a bundle.")],
+    data_folder: DataFolder = None,
+) -> None:
+    """Let a bundle or a snapshot serve; running processes follow within 2 seconds.
+
+    \b
+    For example: pelton models promote risk 41c9e2
+    """
+    from ops.registering import user_name
+    from ops.terminal import say
+
+    is_folder = (Path(id) / "bundle.json").is_file()
+    registry = _open(data_folder, make=is_folder)
+    if is_folder:
+        id = registry.add_bundle(task, Path(id), user_name(), _now_ms())
+    was, now = registry.promote(task, id, user_name(), _now_ms())
+    undo = f"pelton models rollback {task} --to {was}" if was is not None else "none, it is the first that serves"
+    say(f"{task}: {was or 'nothing'} -> {now}. Undo: {undo}")
+
+
+@models.command()
+def rollback(
+    task: TaskName,
+    to: Annotated[str | None, Option(metavar="ID", help="What shall serve; the bundle before, if not given.")] = None,
+    data_folder: DataFolder = None,
+) -> None:
+    """Let an earlier version serve again, with the learner's state it had.
+
+    \b
+    For example: pelton models rollback risk --to 41c9e2
+    """
+    from ops.registering import user_name
+    from ops.terminal import say
+
+    was, now = _open(data_folder).rollback(task, user_name(), _now_ms(), to)
+    say(f"{task}: {was} -> {now}. Undo: pelton models rollback {task} --to {was}")

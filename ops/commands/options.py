@@ -1,0 +1,29 @@
+"""Arguments and options that several commands have."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+App = Annotated[str, Argument(metavar="APP", help="The app's file, bank.py, or bank.py:NAME if it holds several.")]
+DataFolder = Annotated[
+    Path | None,
+    Option("--data-folder", metavar="DIR", help="Log, models, state, key; PELTON_DATA or .pelton.", show_default=False),
+]  # fmt: skip
+Inputs = Annotated[
+    list[str],
+    Option(
+        "--input", "-i", metavar="FILE", show_default=False,
+        help="JSON lines, CSV (both also .gz) or Parquet, in arrival order; NAME=FILE says of which stream.",
+    ),
+]  # fmt: skip
+Data = Annotated[
+    list[str],
+    Option(
+        "--data", "--input", "-i", metavar="FILE", show_default=False,
+        help="History, in arrival order; NAME=FILE says of which stream.",
+    ),
+]  # fmt: skip
+TaskOption = Annotated[
+    str | None, Option("--task", metavar="TASK", help="Which task, if the app has several.", show_default=False)
+]

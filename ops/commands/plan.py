@@ -1,0 +1,17 @@
+"""`pelton plan`."""
+
+from ops.commands.options import App
+
+
+def plan(app: App) -> None:
+    """Print what an app computes: streams, keys, windows, features.
+
+    \b
+    For example: pelton plan bank.py
+    """
+    from ops.plan_view import lines
+    from ops.terminal import heading, say
+    from pipeline.loading import load_app
+
+    for depth, text in lines(load_app(app)):
+        say("  " * depth + (heading(text) if depth == 0 else text))

@@ -1,0 +1,47 @@
+"""`pelton state`: what is known about a key right now."""
+
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from ops.commands.options import DataFolder
+
+state = typer.Typer(help="What is known about a key now.", no_args_is_help=True)
+
+
+@state.callback()
+def _group() -> None: ...
+
+
+@state.command()
+def get(
+    stream: Annotated[str, Argument(metavar="STREAM", help="A stream that the app decides.")],
+    key: Annotated[str, Argument(metavar="KEY", help="A value, or FIELD=VALUE if there are several keys.")],
+    app: Annotated[str, Option("--app", "-a", metavar="APP", envvar="PELTON_APP", help="The app's file.")],
+    data_folder: DataFolder = None,
+) -> None:
+    """Print the live features of a key, with their age, as of the newest decided event.
+
+    \b
+    For example: pelton state get payments card=4000001234567899 --app bank.py
+    """
+    import time
+
+    from ops.model_view import number
+    from ops.settings import Settings
+    from ops.state_view import look_up
+    from ops.terminal import facts, note, ready_kernels, say, table
+    from pipeline.loading import load_app
+
+    loaded, settings = load_app(app), Settings.read(data_folder)
+    ready_kernels()
+    tokeniser, sealer = settings.secrets(loaded)
+    with settings.open_log(sealer) as log:
+        found = look_up(loaded, settings, log, tokeniser, stream, key)
+    facts(found.lines(time.time_ns() // 1_000_000))
+    if found.events >= 0:
+        say()
+        table(("feature", "value", "what"), [(each.name, number(each.value), each.what) for each in found.features])
+    if found.waiting:
+        note(f"{found.waiting:,} records of the log are not decided yet: pelton run {app}")

@@ -1,0 +1,64 @@
+"""`pelton train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from ops.commands.options import App, Data, DataFolder, TaskOption
+
+
+def train(
+    app: App,
+    data: Data,
+    task: TaskOption = None,
+    out: Annotated[Path, Option(metavar="DIR", help="Where bundle, checkpoint and report go.")] = Path("bundles"),
+    epochs: Annotated[int, Option(min=1, help="Of the network, at most; it stops early.")] = 5,
+    seed: Annotated[int, Option(help="The same seed and data give the same bundle.")] = 0,
+    start: Annotated[
+        str | None, Option(metavar="TIME", help="Earlier events only fill the windows.", show_default=False)
+    ] = None,
+    until: Annotated[
+        str | None, Option(metavar="TIME", help="Use nothing that was known from then on.", show_default=False)
+    ] = None,
+    resume: Annotated[bool, Option("--resume", help="Go on with a training that was interrupted in --out.")] = False,
+    quick: Annotated[bool, Option("--quick", help="A small network and two epochs, to try an app out.")] = False,
+    register: Annotated[bool, Option(help="Add the bundle to the registry; the first one serves at once.")] = True,
+    data_folder: DataFolder = None,
+) -> None:
+    """Train a task's models on history, with each label used when it was known.
+
+    \b
+    For example: pelton train bank.py --data payments.jsonl frauds.jsonl
+                 pelton train bank.py --data payments.jsonl frauds.jsonl --until 2026-03-01
+    """
+    import shlex
+    import sys
+    import time
+
+    from ops.inputs import open_inputs
+    from ops.settings import Settings
+    from ops.terminal import facts, ready_kernels, say, stages
+    from ops.times import read_time
+    from ops.training import TrainingSettings
+    from ops.training import train as learn
+    from pipeline.loading import load_app
+
+    loaded, settings, now_ms = load_app(app), Settings.read(data_folder), time.time_ns() // 1_000_000
+    wanted = TrainingSettings(
+        start_ms=read_time(start), until_ms=read_time(until), epochs=epochs, seed=seed, quick=quick, resume=resume,
+        command=shlex.join(["pelton", *sys.argv[1:]]), created_ms=now_ms,
+    )  # fmt: skip
+    chosen, opened = loaded.task(task), open_inputs(loaded, data)
+    ready_kernels()
+    tokeniser, _ = settings.secrets(loaded, make=True)
+    with stages() as step:
+        made = learn(loaded, chosen, opened, wanted, out, step, tokeniser)
+    say(f"learned from {made.events:,} labelled events, {made.positives:,} of them positive")
+    facts([(name, f"{value:.4f}") for name, value in made.metrics.items()])
+    say(f"bundle {made.bundle.id} in {made.folder}")
+    if register:
+        from ops.registering import register_bundle
+
+        say(register_bundle(settings, chosen.name, made.folder, now_ms))
+    say(f"Judge it: pelton evaluate {app} --data FILES --bundle {made.folder}")

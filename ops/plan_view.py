@@ -1,0 +1,90 @@
+"""An app in words, as an indented tree: what is read, grouped, computed and decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.app import App, Task
+from pipeline.durations import in_words
+from pipeline.plan import GroupPlan, StreamPlan
+from pipeline.recovery import history_ms, streams_of
+from pipeline.stream import Stream
+from pipeline.windows import Column, Derived, WindowFeature
+
+_KINDS = {"own": "events of {0} by {1}", "facts": "what {0} says about events, by {1}", "other": "events of {0} by {1}"}
+
+
+def lines(app: App) -> Iterator[tuple[int, str]]:
+    """Yield (depth, text) for each line of the tree."""
+    yield 0, f"app {app.name}"
+    for plan in app.plans.values():
+        yield 1, f"stream {plan.stream.name} is decided"
+        for stream in streams_of(plan).values():
+            yield 2, _stream_line(stream)
+        for number, key in enumerate(_stages(plan), start=1):
+            yield 2, f"stage {number}: keyed by {key}"
+        yield from _groups(plan)
+        yield from _of_the_event(plan)
+        yield 2, f"starts anew from {_about(history_ms(plan))} of the log"
+    for task in app.tasks:
+        yield from _task(task)
+
+
+def _about(span_ms: int) -> str:
+    """Return a span in whole units, rounded up."""
+    unit_ms = next((unit for unit in (86_400_000, 3_600_000, 60_000) if span_ms >= unit), 1000)
+    return in_words(-(-span_ms // unit_ms) * unit_ms)
+
+
+def _stages(plan: StreamPlan) -> list[str]:
+    """Return the keys in the order in which an event meets them."""
+    return list(dict.fromkeys(group.key for group in plan.groups))
+
+
+def _stream_line(stream: Stream) -> str:
+    fields = ", ".join(
+        f"{field.name} {field.sensitive or field.type}{'?' if field.optional else ''}"
+        for field in stream.schema.fields
+        if field.name not in (stream.schema.id, stream.schema.time)
+    )
+    schema = stream.schema
+    return f"reads {stream.name}: id {schema.id}, time {schema.time}, {in_words(stream.lateness_ms)} late; {fields}"
+
+
+def _groups(plan: StreamPlan) -> Iterator[tuple[int, str]]:
+    for group in plan.groups:
+        level = f", after level {group.level - 1}" if group.level else ""
+        yield 2, _KINDS[group.kind].format(group.source.name, group.key) + level
+        yield from _windows(plan, group)
+
+
+def _windows(plan: StreamPlan, group: GroupPlan) -> Iterator[tuple[int, str]]:
+    for number, (span_ms, delay_ms) in enumerate(group.windows):
+        yield 3, f"last {in_words(span_ms)}" + (f", {in_words(delay_ms)} ago" if delay_ms else "")
+        for (node, _, window), column in zip(group.members, group.outputs, strict=True):
+            if window == number:
+                yield 4, f"{plan.names[column]} = {_operation(node)}"
+
+
+def _operation(node: WindowFeature) -> str:
+    return node.operation + (f" of {node.input}" if node.input else "")
+
+
+def _of_the_event(plan: StreamPlan) -> Iterator[tuple[int, str]]:
+    named = [(name, node) for name, node in zip(plan.names, plan.nodes, strict=True)
+             if isinstance(node, Column | Derived)]  # fmt: skip
+    if named:
+        yield 2, "from the event itself"
+    for name, node in named:
+        yield 3, f"{name} = {node.text if isinstance(node, Derived) else node}"
+
+
+def _task(task: Task) -> Iterator[tuple[int, str]]:
+    yield 1, f"task {task.name} decides {task.on.name}"
+    yield 2, f"{len(task.features)} features, threshold {task.threshold}"
+    for rule in task.rules:
+        yield 2, f"rule {rule.name!r}: {rule.when.text} -> {rule.then}"
+    models = " + ".join(each for each in (task.model, task.learner) if each)
+    yield 2, f"models {models}" if models else "no models: rules decide alone"
+    if task.label is not None:
+        yield 2, f"learns from {task.label}, joined for {in_words(task.label_wait_ms)}"

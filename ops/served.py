@@ -1,0 +1,72 @@
+"""What decides when no worker runs: the live models of the registry, one bundle that was asked for, or rules alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.bundle import Bundle, BundleError, read_bundle
+from models.scorer import Scorer
+from ops.settings import Settings
+from pipeline.app import App, Task
+from pipeline.decisions import Served
+from pipeline.errors import nearest
+
+
+def served_for(app: App, settings: Settings, wanted: str | None) -> tuple[dict[str, Served], list[str]]:
+    """Return what decides each task that has models, and a note for each task that rules decide alone.
+
+    Args:
+        app: whose tasks.
+        settings: where the registry is.
+        wanted: a folder with a bundle, or the first digits of a version's id; None for what serves.
+
+    Raises:
+        BundleError: a bundle is damaged, or was made for other features or another app.
+        RegistryError: no version has that id.
+    """
+    if wanted is not None:
+        bundle = _found(app, settings, wanted)
+        task = _task_of(app, bundle)
+        return {task.name: Served(_scorer(app, task, bundle, None), bundle.id)}, []
+    found, notes = {}, []
+    registry = settings.open_registry()
+    for task in (each for each in app.tasks if each.model or each.learner):
+        if registry is None or not registry.generation(task.name):
+            notes.append(f"no model serves {task.name} yet, rules decide alone; make one: pelton train APP --data FILE")
+            continue
+        live = registry.live(task.name)
+        scorer = _scorer(app, task, live.bundle, live.snapshot)
+        found[task.name] = Served(scorer, live.serving.bundle, live.serving.snapshot or "")
+    return found, notes
+
+
+def _found(app: App, settings: Settings, wanted: str) -> Bundle:
+    if (Path(wanted) / "bundle.json").is_file():
+        return read_bundle(Path(wanted))
+    registry = settings.open_registry()
+    if registry is None or "/" in wanted:
+        raise BundleError(f"{wanted} is no folder with a bundle.json, and no id in a registry; see: pelton models list")
+    problems = []
+    for task in app.tasks:
+        try:
+            version = registry.show(task.name, wanted)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        if version.kind == "snapshot":
+            raise BundleError(f"{wanted} is a learner's snapshot of bundle {version.bundle}; name a bundle")
+        return read_bundle(settings.bundles / "bundles" / task.name / version.id)
+    raise BundleError(problems[0])
+
+
+def _task_of(app: App, bundle: Bundle) -> Task:
+    names = [task.name for task in app.tasks]
+    if bundle.meta.task not in names:
+        advice = nearest(bundle.meta.task, names)
+        raise BundleError(f"bundle {bundle.id} was made for task {bundle.meta.task!r}, not of this app; {advice}")
+    return app.task(bundle.meta.task)
+
+
+def _scorer(app: App, task: Task, bundle: Bundle, snapshot: bytes | None) -> Scorer:
+    plan = app.plans[task.on.name]
+    return Scorer(bundle, snapshot, [plan.specs[column] for column in plan.columns_of[task.name]])
