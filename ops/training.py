@@ -1,0 +1,358 @@
+"""From history to a bundle: network, online learner and the blend of both, each judged by what it has not learned.
+
+Time decides who learns what. The network learns all settled events but the newest, the *held-back* part (15 %), which
+only chooses its best epoch. The learner then lives through the same history in the order in which labels became
+known, and what it would have served for the held-back part, beside the network's logits there, is what the blend of
+the two is fitted on. Both are predictions of events that the model had not learned, with the labels known by then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectors.files import FileInput
+from connectors.secrets import Tokeniser
+from models.bundle import Bundle, BundleMeta, bundle_id, sha256, write_bundle
+from models.calibration import Blend, sigmoid
+from models.ftrl import Ftrl, FtrlSettings
+from models.metrics import average_precision, calibration_error, log_loss, roc_auc
+from models.reasons import typical_row
+from models.scorer import MOE, bundle_parts
+from ops.history import as_known, only_between, read_history
+from ops.progress import Progress, Stage, silent
+from ops.progressive import serve_and_learn
+from pipeline.app import App, Task
+from pipeline.dataset import Dataset
+
+if TYPE_CHECKING:
+    from models.moe.settings import MoESettings
+    from models.train.settings import TrainSettings
+    from models.train.trainer import Progress as NetworkProgress
+
+Float64s = NDArray[np.float64]
+BUNDLE_BYTES_MAX = 12_000_000
+ROWS_AT_ONCE = 512
+GATE_ROWS = 5_000  # rows of history that the parity gate draws from
+TYPICAL_ROWS = 100_000  # a median needs no more
+PACKAGES = ("numpy", "numba", "torch", "onnx", "onnxruntime", "onnxruntime-gpu")
+
+
+class TrainingError(ValueError):
+    """The history cannot be learned from as asked; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What can be chosen about a training.
+
+    Attributes:
+        start_ms: events before it only fill the windows; None takes all.
+        until_ms: the moment of training: nothing that happened, or became known, from then on is used; None takes all.
+        epochs: of the network, at most.
+        seed: of everything random. Equal settings and data give an equal bundle on one machine.
+        held_back: the newest share of the events, which the network does not learn.
+        quick: a small network and two epochs, to try an app out.
+        resume: go on with a network that was interrupted in the same folder.
+        device: for the network: "auto", "cpu" or "cuda".
+        threads: of the CPU, for the network.
+        command: how the training was started, for the provenance.
+        created_ms: when, milliseconds since the epoch, for the provenance.
+    """
+
+    start_ms: int | None = None
+    until_ms: int | None = None
+    epochs: int = 5
+    seed: int = 0
+    held_back: float = 0.15
+    quick: bool = False
+    resume: bool = False
+    device: str = "auto"
+    threads: int = 1
+    command: str = ""
+    created_ms: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        if self.epochs < 1:
+            raise TrainingError(f"epochs is {self.epochs}; give 1 or more")
+        if not 0 < self.held_back <= 0.5:
+            raise TrainingError(f"held_back is {self.held_back}; give a share above 0 and up to 0.5")
+        if self.start_ms is not None and self.until_ms is not None and self.start_ms >= self.until_ms:
+            raise TrainingError(f"start ({self.start_ms} ms) is not before until ({self.until_ms} ms); swap them")
+
+
+@dataclass(frozen=True)
+class TrainedBundle:
+    """A bundle and how it came about.
+
+    Attributes:
+        bundle: as written.
+        folder: where; `pelton models promote` and `--bundle` take it.
+        events: how many were learned from, `positives` of them positive.
+        held_back: how many of them the network did not learn.
+        metrics: of the held-back part by "model.metric": moe, ftrl (as it would have served) and blend.
+        seconds: by stage.
+        report_path: of the network's training report, None without a network.
+    """
+
+    bundle: Bundle
+    folder: Path
+    events: int
+    positives: int
+    held_back: int
+    metrics: dict[str, float]
+    seconds: dict[str, float] = field(default_factory=dict)
+    report_path: Path | None = None
+
+
+def train(
+    app: App,
+    task: Task,
+    inputs: Mapping[str, FileInput],
+    settings: TrainingSettings,
+    out_dir: Path,
+    progress: Progress = silent,
+    tokeniser: Tokeniser | None = None,
+) -> TrainedBundle:
+    """Replay history, train the task's models on it and write them as a bundle into `out_dir`/bundle-ID.
+
+    Args:
+        app: holds the task.
+        task: with a label, and a model or a learner.
+        inputs: stream name -> its files.
+        settings: which part of history, how long, which seed.
+        out_dir: made if missing; the network's checkpoint, report and plots go to `out_dir`/network.
+        progress: told often; what it raises ends the training, which `resume` can then take up.
+        tokeniser: for sensitive fields, with the key that serves.
+
+    Raises:
+        ValueError: no label, no model, too little history, or a setting that does not fit; in one sentence.
+    """
+    check_trainable(task)
+    started = time.perf_counter()
+    data = read_history(app, task, inputs, settings.start_ms, tokeniser, progress)
+    return train_on(data, task, settings, out_dir, progress, {"replay": time.perf_counter() - started})
+
+
+def train_on(
+    data: Dataset,
+    task: Task,
+    settings: TrainingSettings,
+    out_dir: Path,
+    progress: Progress = silent,
+    seconds: dict[str, float] | None = None,
+) -> TrainedBundle:
+    """Train on history that was read already; the rest as in `train`."""
+    check_trainable(task)
+    seconds = dict(seconds or {})
+    known = as_known(only_between(data, settings.start_ms, None), settings.until_ms)
+    held = _held_back(known, settings)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    clock = _Clock(seconds)
+    logits = np.full((len(known), 2), np.nan)
+    network, report_path = None, None
+    if task.model is not None:
+        network, report_path = _train_network(known, settings, out_dir / "network", progress)
+        clock.stage("network")
+        logits[:, 0] = _served_logits(out_dir / "network" / MOE, known, progress)
+        clock.stage("scores")
+    learner = None
+    if task.learner is not None:
+        learner, logits = _train_learner(known, held, logits, progress)
+        clock.stage("learner")
+    names = tuple(name for name, there in (("moe", network), ("ftrl", learner)) if there is not None)
+    judged = logits[held][:, [("moe", "ftrl").index(name) for name in names]]
+    blend = Blend.fit(names, judged, known.labels[held])
+    typical = typical_row(known.features[:: -(-len(known) // TYPICAL_ROWS)], known.specs)
+    parts = bundle_parts(known.specs, blend, typical, network, learner.snapshot() if learner is not None else None)
+    metrics = _metrics(blend, judged, known.labels[held])
+    meta = BundleMeta(
+        name=f"{task.name} {'+'.join(names)}", task=task.name, created_ms=settings.created_ms,
+        provenance=_provenance(known, settings), metrics=dict(metrics),
+    )  # fmt: skip
+    bundle, folder = _write(parts, meta, out_dir)
+    clock.stage("bundle")
+    return TrainedBundle(
+        bundle, folder, len(known), int(known.labels.sum()), int(held.sum()), metrics, clock.seconds, report_path
+    )
+
+
+def check_trainable(task: Task) -> None:
+    """Refuse a task that has nothing to train.
+
+    Raises:
+        TrainingError: no label, or neither model nor learner.
+    """
+    if task.label is None:
+        raise TrainingError(f"task {task.name!r} has no label; give it one to learn from: label=frauds.is_fraud")
+    if task.model is None and task.learner is None:
+        raise TrainingError(f"task {task.name!r} decides by rules alone; give it model='moe' or learner='ftrl'")
+
+
+def data_sha256(data: Dataset) -> str:
+    """Return the SHA-256 over columns, features, labels and times of what is learned from, 64 hexadecimal digits."""
+    digest = hashlib.sha256(repr(data.specs).encode())
+    for array in (data.features, data.labels, data.known_ms, data.times_ms):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _held_back(known: Dataset, settings: TrainingSettings) -> NDArray[np.bool_]:
+    """Tell which events are held back: the newest, none of one millisecond split; as `models.train.dataset` does."""
+    if not len(known):
+        raise TrainingError("no event of the history has a label that was known in time; give more, or a later until")
+    in_time = np.sort(known.times_ms)
+    held = known.times_ms >= in_time[min(len(known) - 1, int(len(known) * (1 - settings.held_back)))]
+    for what, part in (("before the held-back part", ~held), ("in the held-back part", held)):
+        positives = int(known.labels[part].sum())
+        if not 0 < positives < part.sum():
+            raise TrainingError(
+                f"{positives} of the {int(part.sum())} labels {what} are positive; both kinds are needed, "
+                "so give a longer history"
+            )
+    return held
+
+
+def _train_network(known: Dataset, settings: TrainingSettings, folder: Path, progress: Progress) -> tuple[bytes, Path]:
+    """Train, export and check the network; return the ONNX file's bytes and the path of the report."""
+    from models.export import export
+    from models.train.trainer import fit
+
+    def tell(step: NetworkProgress) -> None:
+        note = f"epoch {step.epoch} of {step.epochs}, loss {step.loss:.4f}"
+        if step.validation_ap is not None:
+            note += f", average precision {step.validation_ap:.3f}"
+        progress(Stage("network", step.step, step.steps, note))
+
+    trained = fit(
+        known.features, known.specs, known.labels.astype(np.uint8), known.times_ms, _network_settings(settings),
+        folder, tell, sizes=_sizes(settings), resume=settings.resume,
+    )  # fmt: skip
+    progress(Stage("export", 0, 1))
+    report = export(trained.network, folder / MOE, known.features[:: -(-len(known) // GATE_ROWS)])
+    worst = max(report.differences.values())
+    progress(Stage("export", 1, 1, f"{report.size_bytes / 1e6:.1f} MB, equal to torch within {worst:.0e}"))
+    return (folder / MOE).read_bytes(), folder / "training_report.json"
+
+
+def _network_settings(settings: TrainingSettings) -> TrainSettings:
+    from models.train.settings import TrainSettings
+
+    return TrainSettings(
+        epochs=min(2, settings.epochs) if settings.quick else settings.epochs, seed=settings.seed,
+        validation_share=settings.held_back, device=settings.device, threads=settings.threads,
+    )  # fmt: skip
+
+
+def _sizes(settings: TrainingSettings) -> MoESettings:
+    from models.moe.settings import MoESettings
+
+    if not settings.quick:
+        return MoESettings()
+    return MoESettings(
+        width=32, heads=2, experts=4, expert_width=32, shared_width=32, tokens_max=6, head_width=32, buckets=512
+    )
+
+
+def _served_logits(path: Path, known: Dataset, progress: Progress) -> Float64s:
+    """Return the network's logits of all events, from the runtime that will serve it."""
+    from models.moe_runtime import OnnxMoE
+
+    network = OnnxMoE(path, known.specs, buckets=(ROWS_AT_ONCE,))
+    logits = np.full(len(known), np.nan)
+    for first in range(0, len(known), 16 * ROWS_AT_ONCE):
+        rows = slice(first, first + 16 * ROWS_AT_ONCE)
+        logits[rows] = network.logits(known.features[rows])
+        progress(Stage("scores", min(rows.stop, len(known)), len(known)))
+    return logits
+
+
+def _train_learner(
+    known: Dataset, held: NDArray[np.bool_], logits: Float64s, progress: Progress
+) -> tuple[Ftrl, Float64s]:
+    """Let the learner live through history; return it and the (events, 2) logits with its own in column 1.
+
+    The network's logits of events that it was trained on are too sure of themselves. Still the learner may gain more
+    from seeing them than it loses, so it is tried both ways, with them and with null instead, and what it would have
+    served for the held-back part decides.
+    """
+    unseen = np.where(held, logits[:, 0], np.nan)
+    tries = [unseen] if np.isnan(logits).all() else [logits[:, 0], unseen]
+    best: tuple[float, Ftrl, Float64s] | None = None
+    for done, moe_logits in enumerate(tries):
+        progress(Stage("learner", done, len(tries)))
+        learner = Ftrl.fitted(known.specs, known.features, moe_logits, FtrlSettings(moe=len(tries) > 1))
+        served = serve_and_learn(learner, known, moe_logits)
+        loss = log_loss(sigmoid(served[held]), known.labels[held])
+        if best is None or loss < best[0]:
+            best = (loss, learner, served)
+    assert best is not None
+    progress(Stage("learner", len(tries), len(tries), f"{best[1].learned:,} labels"))
+    return best[1], np.column_stack([logits[:, 0], best[2]])
+
+
+def _metrics(blend: Blend, logits: Float64s, labels: Float64s) -> dict[str, float]:
+    """Return figures of the held-back part. The blend has 3 numbers that were fitted there; the rest saw none of it."""
+    scores = {name: sigmoid(logits[:, column]) for column, name in enumerate(blend.names)}
+    scores["blend"] = blend.probability(logits)
+    found: dict[str, float] = {}
+    for name, score in scores.items():
+        found[f"held_back.{name}.auc"] = round(roc_auc(score, labels), 4)
+        found[f"held_back.{name}.average_precision"] = round(average_precision(score, labels), 4)
+        found[f"held_back.{name}.calibration_error"] = round(calibration_error(score, labels), 5)
+    return found
+
+
+def _provenance(known: Dataset, settings: TrainingSettings) -> dict[str, str | int | float | None]:
+    told: dict[str, str | int | float | None] = {
+        "command": settings.command,
+        "seed": settings.seed,
+        "epochs": settings.epochs,
+        "quick": int(settings.quick),
+        "held_back": settings.held_back,
+        "start_ms": settings.start_ms,
+        "until_ms": settings.until_ms,
+        "events": len(known),
+        "positives": int(known.labels.sum()),
+        "first_ms": int(known.times_ms.min()),
+        "last_ms": int(known.times_ms.max()),
+        "labels_known_until_ms": int(known.known_ms.max()),
+        "data_sha256": data_sha256(known),
+        "python": platform.python_version(),
+    }
+    for package in PACKAGES:
+        try:
+            told[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return told
+
+
+def _write(parts: Mapping[str, bytes], meta: BundleMeta, out_dir: Path) -> tuple[Bundle, Path]:
+    size = sum(len(part) for part in parts.values())
+    if size > BUNDLE_BYTES_MAX:
+        raise TrainingError(f"the bundle would have {size:,} bytes, more than {BUNDLE_BYTES_MAX:,}; use fewer features")
+    id = bundle_id({name: sha256(part) for name, part in parts.items()})
+    folder = out_dir / f"{meta.task}-{id}"
+    return write_bundle(folder, parts, meta), folder
+
+
+class _Clock:
+    """How long each stage took."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds, self._last = seconds, time.perf_counter()
+
+    def stage(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name], self._last = round(now - self._last, 2), now
