@@ -43,7 +43,8 @@ def join(is_label, ids, facts, keys, floors_ms, table, rows, ctl, horizon_ms, ma
         ctl: (6,) counters; changed.
         made: (operations,) written: FACT where a fact became known.
         fact: (operations, 4) written: the event's time, when the fact was known, what it adds to the sum, to the count.
-            A label that corrects an earlier one adds the difference, and nothing to the count.
+            A label that corrects an earlier one adds the difference, and nothing to the count; it is known no sooner
+            than what it corrects.
         fact_keys: (operations, keys) written: the event's keys.
         start: first operation.
 
@@ -89,7 +90,7 @@ def join(is_label, ids, facts, keys, floors_ms, table, rows, ctl, horizon_ms, ma
             ctl[DUPLICATE] += 1
         else:
             difference = facts[now, 1] - rows[at, VALUE]
-            rows[at, VALUE], rows[at, KNOWN_MS] = facts[now, 1], facts[now, 0]
+            rows[at, VALUE], rows[at, KNOWN_MS] = facts[now, 1], max(rows[at, KNOWN_MS], facts[now, 0])
             ctl[SUPERSEDED] += 1
             if stage == JOINED:
                 _tell(rows, at, made, fact, fact_keys, now, difference, 0)

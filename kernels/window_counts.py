@@ -24,6 +24,7 @@ from kernels.window_state import (
 )
 
 Int, U = np.int64, np.uint64
+CACHES_MAX = 1 << 20  # of one group: far more than features
 GRID = 4294967296.0  # sums of n * log2(n) are kept as integers of 2**-32, so they never drift
 
 
@@ -48,7 +49,7 @@ def bucket_of(count_key, count_n, name):  # type: ignore[no-untyped-def]
 @hot
 def name_of(slot, cache, value):  # type: ignore[no-untyped-def]
     """Return the table's name for a value in the window of a key: equal names are taken as equal values."""
-    return mix(U(value), U(slot * 64 + cache + 1))
+    return mix(U(value), U(slot * CACHES_MAX + cache + 1))
 
 
 @part

@@ -24,6 +24,7 @@ COUNT, COUNT_OF, SUM, MEAN, STD, ZSCORE, MAX, MIN, DISTINCT_OF, ENTROPY, SEEN, T
 LAST, QUANTILE, EWM, SINCE_FIRST, SINCE_LAST, CHANGED, LAG, LAG_SECONDS = range(12, 20)
 CODE_BITS = 0xFFFFFFFF  # a category as a feature: the low 32 bits of its hash, exact in float64
 TOP_MAX = 16
+MILLION = 1_000_000
 
 
 @hot
@@ -76,9 +77,9 @@ def emit(
         elif operation == LAST:
             result = last_value(pool, at, weighted, low, high) / scale
         elif operation == QUANTILE:
-            result = quantile(pool, at, weighted, low, high, program[feature, 4] / 1e6, scratch) / scale
+            result = quantile(pool, at, weighted, low, high, program[feature, 4], scratch) / scale
         elif operation == EWM:
-            result = weighted_mean(pool, at, weighted, low, high, time_ms, float(program[feature, 4])) / scale
+            result = weighted_mean(pool, at, weighted, low, high, float(program[feature, 4])) / scale
         elif operation == SINCE_FIRST:
             result = (time_ms - pool[low, 0]) / 1000.0 if high > low else math.nan
         else:
@@ -91,7 +92,7 @@ def emit(
             elif operation == CHANGED:
                 result = 1.0 if pool[row, at] != values[now, source] else 0.0
             elif columns[column, 4] != 0:
-                result = float(pool[row, at] & CODE_BITS)
+                result = float(pool[row, at] & CODE_BITS) if pool[row, at] != 0 else math.nan
             elif weighted and pool[row, at + 2] == 0:
                 result = math.nan
             else:
@@ -141,7 +142,7 @@ def zscore(pool, at, weighted, scale, low, high, value, weight):  # type: ignore
         return math.nan
     total = pool[high - 1, at + 1] + pool[high - 1, at] - pool[low, at + 1]
     std = deviation(pool, at, weighted, low, high, number, total)
-    return (value - total / number) / std if std > 0.0 else math.nan
+    return (value * number - total) / number / std if std > 0.0 else math.nan  # whole numbers: nothing cancels
 
 
 @part
@@ -170,7 +171,7 @@ def extreme(meta, pool, slot, first, begin, at, weighted, sign, low, high):  # t
     What is new is compared with the one found last time; if that one has left, the stretch is looked through afresh.
     """
     best, start = meta[slot, first + BEST], meta[slot, first + SEEN_TO]
-    if best < low or low < meta[slot, first + FROM] or high < start:
+    if best < low or best >= start or low < meta[slot, first + FROM] or high < start:
         best, start = -1, low
     for position in range(start, high):
         row = begin + position
@@ -233,19 +234,24 @@ def last_value(pool, at, weighted, low, high):  # type: ignore[no-untyped-def]
 
 
 @part
-def weighted_mean(pool, at, weighted, low, high, time_ms, half_life_ms):  # type: ignore[no-untyped-def]
-    """Return the mean with weights that halve with every `half_life_ms` of age, summed in (time, arrival) order."""
-    total, weights = 0.0, 0.0
+def weighted_mean(pool, at, weighted, low, high, half_life_ms):  # type: ignore[no-untyped-def]
+    """Return the mean with weights that halve with every `half_life_ms` of age, summed in (time, arrival) order.
+
+    Age counts from the newest value, which changes no mean: from the event's own time, all weights could vanish.
+    """
+    total, weights, newest = 0.0, 0.0, high - 1
+    while newest > low and weighted and pool[newest, at + 2] == 0:
+        newest -= 1
     for row in range(low, high):
         if not weighted or pool[row, at + 2] != 0:
-            weight = math.pow(2.0, (pool[row, 0] - time_ms) / half_life_ms)
+            weight = math.pow(2.0, (pool[row, 0] - pool[newest, 0]) / half_life_ms)
             total += weight * pool[row, at]
             weights += weight
     return total / weights if weights > 0.0 else math.nan
 
 
 @part
-def quantile(pool, at, weighted, low, high, q, scratch):  # type: ignore[no-untyped-def]
+def quantile(pool, at, weighted, low, high, millionths, scratch):  # type: ignore[no-untyped-def]
     """Return a quantile, linear between neighbours (Hyndman and Fan 1996, type 7)."""
     number = 0
     for row in range(low, high):
@@ -255,10 +261,12 @@ def quantile(pool, at, weighted, low, high, q, scratch):  # type: ignore[no-unty
     if number == 0:
         return math.nan
     heap_sort(scratch, number)
-    place = (number - 1) * q
-    under = int(math.floor(place))
-    over = min(under + 1, number - 1)
-    return scratch[under] + (scratch[over] - scratch[under]) * (place - under)
+    place = (number - 1) * millionths
+    under, rest = place // MILLION, place % MILLION
+    step = scratch[min(under + 1, number - 1)] - scratch[under]
+    # step * rest does not fit 64 bits; in two parts it does, and neighbours of opposite signs cancel exactly
+    fine = step % MILLION * rest
+    return scratch[under] + step // MILLION * rest + fine // MILLION + fine % MILLION / 1e6
 
 
 @part

@@ -119,5 +119,6 @@ class Group:
         rows = max(4096, 1 << int(arrays["pool"].shape[0] - 1).bit_length()) if arrays["pool"].shape[0] else 4096
         pool = np.empty((rows, width), np.int64)
         pool[: arrays["pool"].shape[0]] = arrays["pool"]
-        named = {name: np.ascontiguousarray(arrays[name]) for name in self.state._fields if name != "pool"}
+        # copies: what was saved may be read-only, or restored twice
+        named = {name: np.array(arrays[name], order="C") for name in self.state._fields if name != "pool"}
         self.state = ws.State(pool=pool, **named)  # type: ignore[arg-type]

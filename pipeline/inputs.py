@@ -71,6 +71,8 @@ class Judged:
         offsets: (applied,) where they stand in their input.
         ids: (applied,) hashes of their ids.
         label_values: (applied,) what a stream of labels says; None for other streams.
+        before_rows: (rows,) for labels that come from the events themselves: before which decoded row of the decided
+            stream each is told; None for what merges by its times.
     """
 
     times_ms: Int64s
@@ -82,6 +84,7 @@ class Judged:
     ledger: Ledger
     dead: list[DeadLetter]
     label_values: Int64s | None = None
+    before_rows: Int64s | None = None
 
     @property
     def applied_times_ms(self) -> Int64s:

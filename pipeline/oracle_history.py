@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from connectors.records import Chunk
@@ -26,6 +25,7 @@ Int64s = NDArray[np.int64]
 Float64s = NDArray[np.float64]
 _LONG_AGO_MS = -(2**62)
 _PRUNE_AT = 100_000
+COMPARED = ("distinct", "entropy", "seen", "top_share", "changed")  # of these, values are compared, not added up
 
 
 class Values:
@@ -98,7 +98,9 @@ class Judge:
         oldest_ms = self.high_ms - self._lateness_ms
         if redriven_from < 0 and time_ms < oldest_ms:
             return False
-        if self._applied.get(id, _LONG_AGO_MS - 1) >= oldest_ms or redriven_from in self._redriven:
+        if id in self._applied and self._applied[id] >= oldest_ms:
+            return False
+        if redriven_from in self._redriven:
             return False
         self._applied[id] = max(time_ms, self._applied.get(id, time_ms))
         if redriven_from >= 0:
@@ -153,20 +155,24 @@ class History:
         self.plan, self._tokeniser = plan, tokeniser
         self.texts = Values()
         self._main = plan.stream.name
-        self.applied = {each.name: Applied() for each in [plan.stream, *plan.others]}
+        self._fields = _fields_used(plan)
+        self.applied = {
+            name: Applied(numbers={each: array("d") for each in numbers}, values={each: array("q") for each in values})
+            for name, (numbers, values) in self._fields.items()
+        }
         self._judges = {each.name: Judge(each) for each in [plan.stream, *plan.others]}
         self.facts = Facts(values={group.key: array("q") for group in plan.groups if group.kind == "facts"})
         self._known: dict[Hashable, _Known] = {}
         self._derived = plan.facts.derived_from if plan.facts is not None else None
         self._untold: list[tuple[int, int, Hashable, int]] = []
-        self._told, self._prune_at = 0, _PRUNE_AT
-        self._fields = _fields_used(plan)
+        self._told, self._prune_at, self._floor_ms = 0, _PRUNE_AT, _LONG_AGO_MS
 
     def add(self, chunks: Mapping[str, Chunk]) -> Int64s:
         """Take the next commit, and return the offsets of the events of the decided stream that were applied."""
         plan, before = self.plan, len(self.applied[self._main])
         explicit = [plan.facts] if plan.facts is not None and self._derived is None else []
-        inputs = [self._read(each, chunks[each.name]) for each in [plan.stream, *plan.others, *explicit] if each.name in chunks]
+        streams = [each for each in [plan.stream, *plan.others, *explicit] if each.name in chunks]
+        inputs = [self._read(each, chunks[each.name]) for each in streams]
         while heads := [each for each in inputs if each.next < len(each.times_ms)]:
             head = min(heads, key=lambda each: each.times_ms[each.next])  # of equal ones the first declared
             self._take(head, head.next)
@@ -186,20 +192,20 @@ class History:
         origin = source.redriven_from[row] if source.redriven_from is not None else -1
         if not self._judges[name].applies(time_ms, id, append_ms, origin):
             return
-        if name == self._main:
-            while self._untold and self._untold[0][0] <= time_ms:  # a label of an event before, known by now
-                known_ms, _, labelled, label = heapq.heappop(self._untold)
-                self._tell(labelled, known_ms, label)
-                self._told += 1
+        while name == self._main and self._untold and self._untold[0][0] <= time_ms:  # labels of earlier events
+            known_ms, _, labelled, of = heapq.heappop(self._untold)
+            self._tell(labelled, known_ms, of)
+            self._told += 1
+        self._floor_ms = self._judges[self._main].floor_ms
         rows = self.applied[name]
         rows.times_ms.append(time_ms)
-        rows.floors_ms.append(self._judges[self._main].floor_ms)
+        rows.floors_ms.append(self._floor_ms)
         rows.told_at.append(self._told)
         rows.offsets.append(source.offsets[row])
         for field_name, numbers in source.numbers.items():
-            rows.numbers.setdefault(field_name, array("d")).append(numbers[row])
+            rows.numbers[field_name].append(numbers[row])
         for field_name, values in source.values.items():
-            rows.values.setdefault(field_name, array("q")).append(values[row])
+            rows.values[field_name].append(values[row])
         if name == self._main and self.facts.values:
             self._meet(id, time_ms, len(rows) - 1)
             if self._derived is not None and (label := source.labels[row]) is not None:
@@ -208,7 +214,7 @@ class History:
 
     def _forget(self, id: Hashable) -> _Known | None:
         """Return what is known of an id, unless it is from too long ago to count."""
-        oldest_ms = self._judges[self._main].floor_ms - self.plan.horizon_ms
+        oldest_ms = self._floor_ms - self.plan.horizon_ms
         if len(self._known) > self._prune_at:
             self._known = {id: each for id, each in self._known.items() if each.time_ms > oldest_ms}
             self._prune_at = max(_PRUNE_AT, 2 * len(self._known))
@@ -293,7 +299,7 @@ def _fields_used(plan: StreamPlan) -> dict[str, tuple[set[str], set[str]]]:
             used[plan.stream.name][1].add(node.key)
             if node.facts is None:
                 used[node.stream.name][1].add(node.key)
-                if node.input in node.stream.schema.names:
-                    used[node.stream.name][0].add(node.input)
-                    used[node.stream.name][1].add(node.input)
+                if node.input is not None and node.input in node.stream.schema.names:
+                    compared = node.operation in COMPARED or node.stream.schema.field(node.input).type == "string"
+                    used[node.stream.name][1 if compared else 0].add(node.input)
     return used

@@ -44,7 +44,7 @@ def merge(inputs: Sequence[tuple[str, Judged]], floor_before_ms: int) -> Timelin
     """Merge inputs, the decided stream first.
 
     Args:
-        inputs: name and records of each.
+        inputs: name and records of each; labels that come from the events themselves are the last.
         floor_before_ms: the floor of the decided stream before this commit.
     """
     names = tuple(name for name, _ in inputs)
@@ -57,7 +57,10 @@ def merge(inputs: Sequence[tuple[str, Judged]], floor_before_ms: int) -> Timelin
     times_ms = np.concatenate([part.times_ms for part in parts])
     floors_ms = np.full(times_ms.size, floor_before_ms)
     floors_ms[: sizes[0]] = main.floors_ms
-    order = merged_order([part.times_ms for part in parts])
+    order = merged_order([part.times_ms for part in parts if part.before_rows is None])
+    if parts[-1].before_rows is not None:
+        own = np.flatnonzero(order < sizes[0])
+        order = np.insert(order, own[parts[-1].before_rows], order.size + np.arange(sizes[-1]))
     floors_ms = np.maximum.accumulate(floors_ms[order])
     applied = np.concatenate([part.applied for part in parts])[order]
     source = np.repeat(np.arange(len(parts), dtype=np.int8), sizes)[order]

@@ -128,7 +128,10 @@ class Window:
 
     def ewm(self, of: Column | str, half_life: str) -> WindowFeature:
         """Mean with weights that halve with every `half_life` of age."""
-        return self._make("ewm", of, duration_ms(half_life, "half_life"))
+        half_life_ms = duration_ms(half_life, "half_life")
+        if half_life_ms == 0:
+            raise DeclarationError(f"half_life is {half_life!r}; it is at least 1ms")
+        return self._make("ewm", of, half_life_ms)
 
     def distinct(self, of: Column | str) -> WindowFeature:
         """How many different values of a field."""

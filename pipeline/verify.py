@@ -1,0 +1,195 @@
+"""Verification: a sample of served features recomputed by the oracle, and compared."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectors.records import Chunk
+from connectors.secrets import Tokeniser
+from pipeline.oracle import Oracle
+from pipeline.oracle_history import History
+from pipeline.plan import StreamPlan
+
+Int64s = NDArray[np.int64]
+Float64s = NDArray[np.float64]
+Progress = Callable[[int, int], None]
+SAMPLE_DEFAULT, SHOWN_MAX = 2_000, 20
+DEEP_VALUES_MAX = 300_000
+JUDGEMENT = "(applied or not)"
+
+
+class Served(Protocol):
+    """What was served for one commit: (events,) rising offsets, and (events, features) float64 with NaN for null."""
+
+    @property
+    def offsets(self) -> Int64s:
+        """(events,) where the decided events stand in their input, rising."""
+
+    @property
+    def matrix(self) -> Float64s:
+        """(events, features) what was served."""
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A value that is not what it should be."""
+
+    event_id: str
+    feature: str
+    served: float
+    recomputed: float
+
+    def __str__(self) -> str:
+        return f"{self.feature} of {self.event_id}: served {self.served!r}, recomputed {self.recomputed!r}"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came out.
+
+    Attributes:
+        events: how many were applied.
+        events_checked: how many of them were drawn.
+        values_checked: values recomputed and compared.
+        values_skipped: values over expressions of features, of the last events drawn, for which there was no time.
+        mismatches: how many values differ.
+        misjudged: events that were applied and should not have been, or the other way round.
+        first: the first mismatches.
+    """
+
+    events: int
+    events_checked: int
+    values_checked: int
+    values_skipped: int
+    mismatches: int
+    misjudged: int
+    first: tuple[Mismatch, ...]
+
+    @property
+    def ppm(self) -> float:
+        """Mismatches, misjudged events included, per million of values checked."""
+        return 1e6 * (self.mismatches + self.misjudged) / max(self.values_checked, 1)
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything agrees."""
+        return self.mismatches == 0 and self.misjudged == 0
+
+
+class Verifier:
+    """Collects commits, then checks a sample.
+
+    Keeps what `History` keeps, and of what was served: the sample, and the features that others are computed from.
+
+    Args:
+        plan: what was computed.
+        sample: how many events to check, drawn evenly from all.
+        seed: of the draw.
+        tokeniser: for sensitive fields.
+        deep_values_max: how many values may be recomputed on the way to features over features.
+    """
+
+    def __init__(
+        self, plan: StreamPlan, sample: int = SAMPLE_DEFAULT, seed: int = 0, tokeniser: Tokeniser | None = None,
+        deep_values_max: int = DEEP_VALUES_MAX,
+    ) -> None:  # fmt: skip
+        self._plan, self._size, self._deep_values_max = plan, sample, deep_values_max
+        self._history = History(plan, tokeniser)
+        self._random = np.random.default_rng(seed)
+        self._drawn: dict[int, tuple[int, str, Float64s]] = {}  # place in the sample -> row, event id, what was served
+        used = {name for each in plan.expressions.values() for name in each.names}
+        self._between = {column: array("d") for column, name in enumerate(plan.names) if name in used}
+        self._events, self._misjudged = 0, 0
+        self._first: list[Mismatch] = []
+
+    def add(self, chunks: Mapping[str, Chunk], served: Served) -> None:
+        """Take the next commit."""
+        applied = self._history.add(chunks)
+        self._compare_judgement(applied, served.offsets)
+        at = np.searchsorted(served.offsets, applied)
+        there = (at < len(served.offsets)) & np.isin(applied, served.offsets)
+        matrix = np.full((len(applied), len(self._plan.names)), np.nan)
+        matrix[there] = served.matrix[at[there]]
+        for column, values in self._between.items():
+            values.frombytes(np.ascontiguousarray(matrix[:, column]).tobytes())
+        self._draw(applied, matrix, chunks)
+        self._events += len(applied)
+
+    def _compare_judgement(self, applied: Int64s, served: Int64s) -> None:
+        for offset in np.setxor1d(applied, served).tolist():
+            self._misjudged += 1
+            if len(self._first) < SHOWN_MAX:
+                was = float(offset in served)
+                self._first.append(Mismatch(f"the event at offset {offset}", JUDGEMENT, was, 1.0 - was))
+
+    def _draw(self, applied: Int64s, matrix: Float64s, chunks: Mapping[str, Chunk]) -> None:
+        """Keep an even sample of all events so far (Vitter 1985, algorithm R)."""
+        numbers = self._events + np.arange(len(applied))
+        places = np.where(numbers < self._size, numbers, self._random.integers(0, numbers + 1))
+        if not len(applied):
+            return
+        chunk, name = chunks[self._plan.stream.name], self._plan.stream.schema.id
+        for row in np.flatnonzero(places < self._size).tolist():
+            at = np.searchsorted(chunk.offsets[chunk.decoded.index], applied[row])
+            event_id = str(chunk.decoded.rows.column(name)[int(at)].as_py())
+            self._drawn[int(places[row])] = (int(numbers[row]), event_id, matrix[row].copy())
+
+    def finish(self, progress: Progress | None = None) -> Verification:
+        """Check the sample; `progress` is told how many of how many events are done."""
+        sample = sorted(self._drawn.values(), key=lambda each: each[0])
+        order = self._random.permutation(len(sample))  # what is skipped, is not the end of the stream
+        served = {row: values for row, _, values in sample}
+        oracle = Oracle(self._history, lambda row, column: self._served(served, row, column))
+        deep = {name for name, level in zip(self._plan.names, self._plan.levels, strict=True) if level > 0}
+        checked, skipped, wrong = 0, 0, []
+        for done, number in enumerate(order.tolist()):
+            row, event_id, values = sample[number]
+            for column, name in enumerate(self._plan.names):
+                if name in deep and oracle.values_computed > self._deep_values_max + done * len(self._plan.names):
+                    skipped += 1
+                    continue
+                recomputed = oracle.recompute(row, name)
+                checked += 1
+                if not oracle.agrees(row, name, float(values[column]), recomputed):
+                    wrong.append((row, Mismatch(event_id, name, float(values[column]), recomputed)))
+            if progress is not None:
+                progress(done + 1, len(sample))
+        shown = [mismatch for _, mismatch in sorted(wrong, key=lambda each: each[0])][: SHOWN_MAX - len(self._first)]
+        return Verification(
+            self._events, len(sample), checked, skipped, len(wrong), self._misjudged, (*self._first, *shown)
+        )
+
+    def _served(self, sample: Mapping[int, Float64s], row: int, column: int) -> float | None:
+        if column in self._between:
+            return self._between[column][row]
+        return float(sample[row][column]) if row in sample else None
+
+
+def verify(
+    plan: StreamPlan,
+    commits: Iterable[tuple[Mapping[str, Chunk], Served]],
+    sample: int = SAMPLE_DEFAULT,
+    seed: int = 0,
+    tokeniser: Tokeniser | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Recompute the features of a sample of events, from what came in and what was served for it.
+
+    Args:
+        plan: what was computed.
+        commits: what came in with what was served, in order, for example a `Replay`.
+        sample: how many events to check.
+        seed: of the draw.
+        tokeniser: for sensitive fields.
+        progress: is told how many of how many events are checked.
+    """
+    verifier = Verifier(plan, sample, seed, tokeniser)
+    for chunks, served in commits:
+        verifier.add(chunks, served)
+    return verifier.finish(progress)
