@@ -1,1 +1,1 @@
-
+"""Networks, learners, calibration and the registry. Models see arrays, never records."""

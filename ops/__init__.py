@@ -1,1 +1,1 @@
-
+"""Everything that a person touches: commands, views, settings, the process that runs an app."""
