@@ -97,11 +97,17 @@ class Task:
 class App:
     """A set of tasks that run together.
 
+    Args:
+        name: of the app; its topics and manifests are named after it.
+        tasks: at least one.
+        events_per_key: how many events a key keeps at most, the newest by time. It bounds the memory of hot keys
+            and is part of what their features are; the state's statistics say how often it happened.
+
     Raises:
         DeclarationError: two tasks or streams share a name, or a feature refers to what is not there.
     """
 
-    def __init__(self, name: str, tasks: Sequence[Task]) -> None:
+    def __init__(self, name: str, tasks: Sequence[Task], *, events_per_key: int = 16_384) -> None:
         self.name = _checked_name(name, "app")
         self.tasks = tuple(tasks)
         self.place = caller_place()
@@ -116,7 +122,9 @@ class App:
         from pipeline.plan import plan_stream  # here, because plans are made of what this file declares
 
         on = dict.fromkeys(task.on for task in tasks)
-        self.plans = {stream.name: plan_stream(stream, [t for t in tasks if t.on is stream]) for stream in on}
+        self.plans = {
+            stream.name: plan_stream(stream, [t for t in tasks if t.on is stream], events_per_key) for stream in on
+        }
 
     def task(self, name: str | None = None) -> Task:
         """Return a task by name; the only one if no name is given.

@@ -127,7 +127,7 @@ def plan_stream(stream: Stream, tasks: Sequence[Task], rows_per_key: int = ROWS_
         DeclarationError: a feature refers to what is not there, to itself, or to the wrong type.
     """
     if not 1 <= rows_per_key <= ROWS_PER_KEY_MAX:
-        raise DeclarationError(f"rows_per_key is {rows_per_key}; choose between 1 and {ROWS_PER_KEY_MAX}")
+        raise DeclarationError(f"events_per_key is {rows_per_key}; choose between 1 and {ROWS_PER_KEY_MAX}")
     nodes: dict[str, Column | Derived | WindowFeature] = {}
     columns_of: dict[str, tuple[int, ...]] = {}
     for task in tasks:

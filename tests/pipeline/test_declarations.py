@@ -85,6 +85,10 @@ MISTAKES = {
         lambda s: App("bank", [task(s, {"amt": s.amount}), task(s, {"amt": s.amount})]),
         "two tasks named 'risk'",
     ),
+    "too many events of a key": (
+        lambda s: App("bank", [task(s, {"amt": s.amount})], events_per_key=10**6),
+        "events_per_key is 1000000; choose between 1 and 65536",
+    ),
     "a type that is none": (
         lambda s: payments(fields={"amount": "monney"}),
         "field 'amount' has type 'monney'; use one of string, bool, int",
