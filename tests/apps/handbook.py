@@ -13,8 +13,14 @@ payments = Stream(
     id="TRANSACTION_ID",
     time="TX_DATETIME",
     time_unit="iso",
-    fields={"TRANSACTION_ID": "int", "CUSTOMER_ID": "int", "TERMINAL_ID": "int", "TX_AMOUNT": "money", "TX_FRAUD": "int?"},
-)  # fmt: skip
+    fields={
+        "TRANSACTION_ID": "int",
+        "CUSTOMER_ID": "int",
+        "TERMINAL_ID": "int",
+        "TX_AMOUNT": "money",
+        "TX_FRAUD": "int?",
+    },
+)
 fraud = payments.label("TX_FRAUD", known_after="7d")
 customer, terminal = payments.by("CUSTOMER_ID"), payments.by("TERMINAL_ID")
 

@@ -1,0 +1,126 @@
+"""The plots of an evaluation, as PNG files: ROC, precision and recall, calibration, scores over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.metrics import (
+    average_precision,
+    calibration_bins,
+    calibration_error,
+    precision_recall_curve,
+    roc_auc,
+    roc_curve,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Float64s = NDArray[np.float64]
+INCHES = (7.0, 5.5)
+DOTS_PER_INCH = 110
+PERIODS = 56  # over which scores are summed up: 3 hours each in a test of a week
+
+
+def write_plots(
+    out_dir: Path, title: str, scores: Mapping[str, Float64s], labels: Float64s, times_ms: NDArray[np.int64],
+    thresholds: Float64s,
+) -> dict[str, Path]:  # fmt: skip
+    """Write four plots and return their paths by name.
+
+    Args:
+        out_dir: where; files of the same names are replaced.
+        title: what was evaluated, the first line of every plot.
+        scores: model -> (n,) probabilities; the first model is the one that decides.
+        labels: (n,) 0 or 1, both there.
+        times_ms: (n,) event times.
+        thresholds: (n,) where alerts begin for the first model.
+    """
+    first = next(iter(scores.values()))
+    drawn = {
+        "roc": lambda axes: _roc(axes, scores, labels),
+        "precision_recall": lambda axes: _precision_recall(axes, scores, labels),
+        "calibration": lambda axes: _calibration(axes, scores, labels),
+        "scores_over_time": lambda axes: _over_time(axes, first, labels, times_ms, thresholds),
+    }
+    return {name: _save(out_dir / f"{name}.png", title, draw) for name, draw in drawn.items()}
+
+
+def _save(path: Path, title: str, draw: Any) -> Path:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # no pyplot: nothing global, no display
+
+    figure = Figure(figsize=INCHES, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    figure.suptitle(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    draw(axes)
+    figure.savefig(path, dpi=DOTS_PER_INCH)
+    return path
+
+
+def _roc(axes: Axes, scores: Mapping[str, Float64s], labels: Float64s) -> None:
+    for name, score in scores.items():
+        false, true, _ = roc_curve(score, labels)
+        axes.plot(false, true, label=f"{name}: AUC {roc_auc(score, labels):.3f}", linewidth=1.4)
+    axes.plot([0, 1], [0, 1], ":", color="grey", label="chance: AUC 0.5")
+    axes.set(title="ROC", xlabel="share of genuine events alerted", ylabel="share of positives alerted")
+    axes.legend(loc="lower right")
+
+
+def _precision_recall(axes: Axes, scores: Mapping[str, Float64s], labels: Float64s) -> None:
+    for name, score in scores.items():
+        precision, recall, _ = precision_recall_curve(score, labels)
+        axes.plot(recall, precision, label=f"{name}: average {average_precision(score, labels):.3f}", linewidth=1.4)
+    share = float(labels.mean())
+    axes.axhline(share, linestyle=":", color="grey", label=f"chance: {share:.3f}")
+    axes.set(title="Precision and recall", xlabel="recall: share of positives found",
+             ylabel="precision: share of alerts that are right", ylim=(0, 1.02))  # fmt: skip
+    axes.legend(loc="lower left")
+
+
+def _calibration(axes: Axes, scores: Mapping[str, Float64s], labels: Float64s) -> None:
+    lowest = 0.5 / labels.size  # a share of none has no place on a logarithmic axis
+    for name, score in scores.items():
+        mean, share, _ = calibration_bins(score, labels)
+        error = calibration_error(score, labels)
+        axes.plot(np.maximum(mean, lowest), np.maximum(share, lowest), "o-", markersize=4, linewidth=1,
+                  label=f"{name}: error {error:.5f}")  # fmt: skip
+    axes.plot([lowest, 1], [lowest, 1], ":", color="grey", label="perfect")
+    axes.set(title="Calibration, in bins of equally many events", xscale="log", yscale="log",
+             xlabel="mean probability of a bin", ylabel="share of positives in it")  # fmt: skip
+    axes.legend(loc="upper left")
+
+
+def _over_time(
+    axes: Axes, score: Float64s, labels: Float64s, times_ms: NDArray[np.int64], thresholds: Float64s
+) -> None:
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    moments = times_ms.astype("datetime64[ms]")
+    edges = np.linspace(times_ms.min(), times_ms.max() + 1, PERIODS + 1)
+    period = np.searchsorted(edges, times_ms, side="right") - 1
+    middles = ((edges[:-1] + edges[1:]) / 2).astype(np.int64).astype("datetime64[ms]")
+    genuine = labels == 0
+    for quantile, shade in ((0.5, "tab:blue"), (0.99, "tab:cyan")):
+        line = [_quantile(score[genuine & (period == each)], quantile) for each in range(PERIODS)]
+        axes.plot(middles, line, color=shade, label=f"genuine events, {quantile:.0%} below")
+    axes.plot(moments[~genuine], score[~genuine], ".", color="tab:red", markersize=4, alpha=0.6, label="positives")
+    order = np.argsort(times_ms, kind="stable")
+    axes.plot(moments[order], thresholds[order], "--", color="black", linewidth=1, label="threshold")
+    locator = AutoDateLocator()
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.set(title="Scores over time", xlabel="event time, UTC", ylabel="score (probability)", yscale="log",
+             ylim=(max(float(score.min()), 1e-6), 1.5))  # fmt: skip
+    axes.legend(loc="center left")
+
+
+def _quantile(values: Float64s, quantile: float) -> float:
+    return float(np.quantile(values, quantile)) if values.size else float("nan")
