@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
+from connectors.csv_text import csv_lines, csv_name
 from connectors.errors import ConnectorError
-from connectors.json_text import json_objects, json_values, nan_as_null
+from connectors.json_text import json_objects, nan_as_null
 
 ROW_GROUP_ROWS = 1 << 17
 
@@ -90,24 +90,22 @@ class JsonLinesSink:
 class CsvSink:
     """A Sink that writes CSV with a header; rows that come twice are there twice.
 
-    Null and NaN are empty, lists and structs are JSON. The file appears, whole, at `close`.
+    Text stands in quotes, null and NaN are empty, lists and structs are JSON. The file appears, whole, at `close`.
     """
 
     def __init__(self, path: str | Path) -> None:
         self._target = PartialFile(path)
-        self._writer: pcsv.CSVWriter | None = None
         self._schema: pa.Schema | None = None
 
     def write(self, rows: pa.RecordBatch) -> None:
         """Write the rows, which have the columns of the first."""
+        is_first = self._schema is None
         self._schema = same_schema(self._target.path, self._schema, rows.schema)
-        flat = pa.RecordBatch.from_arrays([_flat(column) for column in rows.columns], names=rows.schema.names)
         with file_errors(self._target.path):
-            if self._writer is None:
-                self._target.stream.write((",".join(map(_csv_name, rows.schema.names)) + "\n").encode())
-                options = pcsv.WriteOptions(include_header=False, batch_size=1 << 16)
-                self._writer = pcsv.CSVWriter(self._target.stream, flat.schema, write_options=options)
-            self._writer.write_batch(flat)
+            if is_first:
+                self._target.stream.write((",".join(map(csv_name, rows.schema.names)) + "\n").encode())
+            for lines in csv_lines(rows):
+                self._target.stream.write(lines)
 
     def flush(self) -> None:
         """Wait until the rows are on the disk."""
@@ -115,18 +113,11 @@ class CsvSink:
 
     def close(self) -> None:
         """Finish the file."""
-        self._close_writer()
         self._target.close()
 
     def abandon(self) -> None:
         """Leave the file unfinished."""
-        self._close_writer()
         self._target.abandon()
-
-    def _close_writer(self) -> None:
-        with file_errors(self._target.path):
-            if self._writer is not None:
-                self._writer.close()
 
 
 class ParquetSink:
@@ -205,16 +196,6 @@ def file_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         what = os.strerror(error.errno) if error.errno else str(error)
         raise ConnectorError(f"output {str(path)!r}: {what}; free space or give a path that can be written") from error
-
-
-def _flat(column: pa.Array) -> pa.Array:
-    if pa.types.is_nested(column.type):
-        return json_values(column)
-    return nan_as_null(column)
-
-
-def _csv_name(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"' if any(sign in name for sign in ',"\r\n') else name
 
 
 def _cut_torn_line(path: Path) -> None:

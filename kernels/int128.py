@@ -51,6 +51,17 @@ def subtract(typing_context: Any, low: Any, high: Any, low2: Any, high2: Any) ->
     return _PAIR(types.int64, types.int64, types.int64, types.int64), codegen
 
 
+@intrinsic
+def multiply_high(typing_context: Any, left: Any, right: Any) -> Any:
+    """Return the high half of the product of two uint64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        product = builder.mul(builder.zext(args[0], _WIDE), builder.zext(args[1], _WIDE))
+        return builder.trunc(builder.lshr(product, ir.Constant(_WIDE, 64)), _WORD)
+
+    return types.uint64(types.uint64, types.uint64), codegen
+
+
 @part
 def to_float(low: int, high: int) -> float:
     """Return a pair as float64, within one rounding of its halves."""
