@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -117,8 +118,18 @@ def spread(arguments: Sequence[str]) -> list[str]:
 app = _app()
 
 
+def _ours_first() -> None:
+    """Load our packages before a folder of the user's, on PYTHONPATH or in the current folder, can take their names."""
+    root = str(Path(__file__).parents[1])
+    sys.path.insert(0, root)
+    for name in ("ops", "pipeline", "models", "connectors", "kernels"):
+        import_module(name)
+    sys.path.remove(root)
+
+
 def main() -> None:
     """Run the command line."""
+    _ours_first()
     try:
         app(args=spread(sys.argv[1:]), prog_name="pelton")
     except KeyboardInterrupt:  # while parsing, or while closing

@@ -53,7 +53,7 @@ def match_files(app: App, values: Sequence[str]) -> dict[str, list[Path]]:
     decided = [plan.stream.name for plan in app.plans.values()]
     if not any(name in matched for name in decided):
         name = decided[0]
-        raise InputError(f"no file is of {name!r}, the stream that is decided; say which: --input {name}=FILE")
+        raise InputError(f"no file is of {name!r}, the stream that is decided; say which: {name}=FILE")
     return {name: matched[name] for name in streams if name in matched}
 
 
@@ -78,7 +78,9 @@ def _stream_of(path: str, streams: Sequence[str], alone: bool) -> str:
         return max(found, key=len)
     if alone:
         return streams[0]
-    choice = " or ".join(f"--input {name}={path}" for name in streams)
+    if "*" not in path and not Path(path).exists():
+        raise InputError(f"{path} does not exist; check the path")
+    choice = " or ".join(f"{name}={path}" for name in streams)
     raise InputError(f"{path} could be of any stream; say which: {choice}")
 
 

@@ -34,7 +34,7 @@ def in_a_sentence(error: BaseException) -> str | None:
         first = str(getattr(error, "orig", None) or error).splitlines()[0]
         return f"the database cannot be used: {first}; check its file or server, or restore it from a copy"
     if isinstance(error, ValueError) and (type(error).__module__.split(".")[0] in OURS or _raised_by_us(error)):
-        return " ".join(str(error).split("\n"))
+        return " ".join(str(error).split("\n")).removeprefix("pelton: ")
     return None
 
 

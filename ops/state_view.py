@@ -29,6 +29,9 @@ class StateError(ValueError):
     """The state cannot be looked at as asked; the message says what to change."""
 
 
+OF_AN_EVENT = ("changed", "seen", "zscore")  # compare an event with those before it: there is none here
+
+
 @dataclass(frozen=True)
 class KeyFeature:
     """A feature that a key has now.
@@ -36,12 +39,21 @@ class KeyFeature:
     Attributes:
         name: of the feature.
         what: in words.
-        value: None for null.
+        value: None for null, and for what only an event has.
+        is_category: whether the value is a text's hash.
     """
 
     name: str
     what: str
     value: float | None
+    is_category: bool
+
+    @property
+    def shown(self) -> str:
+        """The value for people."""
+        if self.value is None:
+            return "-"
+        return f"#{int(self.value):08x}" if self.is_category else f"{self.value:.6g}"
 
 
 @dataclass(frozen=True)
@@ -173,9 +185,11 @@ def _look(engine: Engine, field: str, key: int, as_of_ms: int) -> tuple[int, int
 def _named(plan: StreamPlan, group: GroupPlan, values: Sequence[float] | None) -> list[KeyFeature]:
     found = []
     for number, (node, _, _) in enumerate(group.members):
-        value = values[number] if values is not None else float("nan")
-        shown = None if np.isnan(value) else float(value)
-        found.append(KeyFeature(plan.names[group.outputs[number]], node.in_words(), shown))
+        value = values[number] if values is not None and node.operation not in OF_AN_EVENT else float("nan")
+        column = group.outputs[number]
+        known = None if np.isnan(value) else float(value)
+        what = node.in_words() + (", only of an event" if node.operation in OF_AN_EVENT else "")
+        found.append(KeyFeature(plan.names[column], what, known, plan.specs[column].kind == "category"))
     return found
 
 

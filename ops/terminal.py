@@ -28,6 +28,15 @@ def note(text: str) -> None:
     typer.echo(text, err=True)
 
 
+def counted(count: int, what: str) -> str:
+    """Return a count with its noun.
+
+    >>> counted(1, "record"), counted(2000, "record")
+    ('1 record', '2,000 records')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def heading(text: str) -> str:
     """Return a text that is bold in a terminal; a pipe gets it as it is."""
     return typer.style(text, bold=True) if sys.stdout.isatty() else text

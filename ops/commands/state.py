@@ -18,7 +18,7 @@ def _group() -> None: ...
 def get(
     stream: Annotated[str, Argument(metavar="STREAM", help="A stream that the app decides.")],
     key: Annotated[str, Argument(metavar="KEY", help="A value, or FIELD=VALUE if there are several keys.")],
-    app: Annotated[str, Option("--app", "-a", metavar="APP", envvar="PELTON_APP", help="The app's file.")],
+    app: Annotated[str, Option("--app", "-a", metavar="APP", help="The app's file.")],
     data_folder: DataFolder = None,
 ) -> None:
     """Print the live features of a key, with their age, as of the newest decided event.
@@ -28,10 +28,9 @@ def get(
     """
     import time
 
-    from ops.model_view import number
     from ops.settings import Settings
     from ops.state_view import look_up
-    from ops.terminal import facts, note, ready_kernels, say, table
+    from ops.terminal import counted, facts, note, ready_kernels, say, table
     from pipeline.loading import load_app
 
     loaded, settings = load_app(app), Settings.read(data_folder)
@@ -42,6 +41,6 @@ def get(
     facts(found.lines(time.time_ns() // 1_000_000))
     if found.events >= 0:
         say()
-        table(("feature", "value", "what"), [(each.name, number(each.value), each.what) for each in found.features])
+        table(("feature", "value", "what"), [(each.name, each.shown, each.what) for each in found.features])
     if found.waiting:
-        note(f"{found.waiting:,} records of the log are not decided yet: pelton run {app}")
+        note(f"{counted(found.waiting, 'record')} of the log not decided yet: pelton run {app}")

@@ -1,0 +1,47 @@
+"""`pelton demo`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+
+def demo(
+    seconds: Annotated[
+        float | None, Option(min=5, help="How long; about a minute, if not given.", show_default=False)
+    ] = None,
+    speed: Annotated[
+        float | None,
+        Option(min=1, help="Seconds of event time in one; two weeks in all, if not given.", show_default=False),
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        Option(metavar="DIR", help="Keep app, data, log and models in this new folder.", show_default=False),
+    ] = None,
+    plain: Annotated[bool, Option("--plain", help="Print lines, although this is a terminal.")] = False,
+) -> None:
+    """Watch two weeks of card payments being scored for fraud, in a minute.
+
+    \b
+    For example: pelton demo --keep first-look
+    """  # fmt: skip
+    import sys
+    import tempfile
+    import time
+
+    from ops.demo.playing import play, seconds_left, what_next
+    from ops.terminal import facts, note, ready_kernels, say
+
+    began_s = time.monotonic()
+    ready_kernels()
+    terminal = sys.stdout.isatty() and not plain
+    length_s = seconds or seconds_left(time.monotonic() - began_s)
+    with tempfile.TemporaryDirectory(prefix="pelton-demo-") as scratch:
+        note("simulating two weeks of payments, their frauds, and the labels that come days later")
+        played = play(keep or Path(scratch), length_s, speed, plain=not terminal)
+    say()
+    facts(played.summary)
+    say()
+    say("What next:")
+    for line in what_next(keep):
+        say(f"  {line}")
