@@ -2,71 +2,35 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-
-import pyarrow as pa
 
 from connectors.log import Log
 from connectors.secrets import Sealer, Tokeniser
 from connectors.sinks import Sink
 from models.registry import Registry
+from ops.sink_feed import SinkFeed
 from pipeline.app import App
-from pipeline.learning import Learned, LearnerLoop
-from pipeline.live import Step, Worker, create_topics, decisions_topic
+from pipeline.decisions import Served
+from pipeline.learning import PUBLISH_EVERY_LABELS, Learned, LearnerLoop
+from pipeline.live import Step, Worker, create_topics
 from pipeline.serving import ServedModels
 
 IDLE_WAIT_S = 0.5  # the longest wait for news before models, snapshots and the stop sign are looked at again
-LEARNER_WAIT_S = 0.25
+LEARNER_EVERY_S = 0.25
+LEARNER_ROWS_BUSY = 4096  # a step that read this much has more to read
 REFRESH_EVERY_S = 0.25
+SWITCH_S = 0.0005  # a worker that comes back from a kernel gets the interpreter from the learner within this
 
 
 def now_ms() -> int:
     """Milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
-
-
-@dataclass
-class SinkFeed:
-    """Brings decisions from the log to a sink, at least once: its position is kept after the sink has them."""
-
-    app: str
-    log: Log
-    sink: Sink
-    name: str
-    partition: int = 0
-    commit: int = field(init=False, default=0)
-    offset: int = field(init=False, default=0)
-
-    def __post_init__(self) -> None:
-        """Go on where the last run of this sink ended."""
-        found = self.log.manifest(self._group, self.partition)
-        if found is not None:
-            self.commit, self.offset = found[0], int(found[1])
-        else:
-            self.offset = self.log.begin(decisions_topic(self.app), self.partition)
-
-    @property
-    def _group(self) -> str:
-        return f"{self.app}.sink.{self.name}"
-
-    def step(self, limit: int = 8192) -> int:
-        """Write what is new, then note it; return how many rows."""
-        count = 0
-        for first, rows in self.log.read_rows(decisions_topic(self.app), self.partition, self.offset, limit):
-            self.sink.write(rows)
-            self.offset, count = first + rows.num_rows, count + rows.num_rows
-        if count:
-            self.sink.flush()
-            with self.log.transaction(self._group, self.partition, self.commit) as transaction:
-                transaction.put_manifest(str(self.offset).encode())
-            self.commit += 1
-            self.log.forget_manifests(self._group, self.partition, self.commit)
-        return count
 
 
 class AppRunner(AbstractContextManager["AppRunner"]):
@@ -81,6 +45,10 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         sinks: name -> where decisions go besides the log.
         on_step: called after each commit, in the worker's thread.
         learn: whether to run the learners here.
+        publish_every: labels between two snapshots that a learner offers.
+
+    Attributes:
+        problems: what went wrong beside the decisions, in words; the decisions go on.
     """
 
     def __init__(
@@ -94,6 +62,7 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         sinks: dict[str, Sink] | None = None,
         on_step: Callable[[Step], None] | None = None,
         learn: bool = True,
+        publish_every: int = PUBLISH_EVERY_LABELS,
     ) -> None:
         create_topics(app, log)
         self.app, self._log, self._on_step = app, log, on_step
@@ -108,83 +77,130 @@ class AppRunner(AbstractContextManager["AppRunner"]):
             self.models[task.name].start()
             label = task.label.stream if task.label is not None else None
             if learn and task.learner is not None and label is not None and label.derived_from is None:
-                self.learners[task.name] = LearnerLoop(app, task, log, registry, tokeniser)
+                learner = LearnerLoop(app, task, log, registry, tokeniser, publish_every=publish_every)
+                self.learners[task.name] = learner
         self.workers = [
             Worker(app, plan, log, data / "state", self._served, now_ms, time.perf_counter, tokeniser, sealer)
             for plan in app.plans.values()
         ]
         self.feeds = [SinkFeed(app.name, log, sink, name) for name, sink in (sinks or {}).items()]
-        self.problems: list[str] = []
-        self._stop = threading.Event()
+        self._failed: dict[str, str] = {}
+        self._stop = threading.Event()  # everything but the sinks, which end after the last decision
+        self._stop_feeds = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._feed_threads: list[threading.Thread] = []
 
-    def _served(self, task: str):  # type: ignore[no-untyped-def]
-        from pipeline.decisions import Served
-
+    def _served(self, task: str) -> Served:
         return self.models[task].current if task in self.models else Served()
 
     def __exit__(self, *exception: object) -> None:
-        """Stop the threads, write a last snapshot and flush the sinks."""
+        """Stop the threads, write a last snapshot and what the sinks still wait for."""
         self.stop()
         for thread in self._threads:
             thread.join()
+        self._stop_feeds.set()
+        for feed in self._feed_threads:
+            feed.join()
         for worker in self.workers:
             if worker.commit:
-                worker.save()
-        for feed in self.feeds:
-            feed.step()
-            feed.sink.close()
+                try:
+                    worker.save()
+                except (OSError, ValueError) as error:
+                    self._failed["snapshot"] = f"no last snapshot could be written: {error}; a restart replays the log"
 
     def stop(self) -> None:
         """Ask `run` to return after the batch it is in; any thread may."""
         self._stop.set()
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stop.is_set()
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong beside the decisions, in words."""
+        found: list[str | None] = list(self._failed.values())
+        found += [models.problem for models in self.models.values()]
+        found += [worker.problem for worker in self.workers]
+        found += [feed.problem for feed in self.feeds]
+        return [each for each in found if each]
+
+    @property
     def learned(self) -> dict[str, Learned]:
         """How the learners do, per task."""
-        return {name: learner.status for name, learner in self.learners.items()}
+        return {name: learner.status for name, learner in list(self.learners.items())}
 
     def run(self, until_idle: bool = False) -> None:
-        """Take, decide, commit, until stopped; with `until_idle`, until everything in the log is decided."""
-        self._threads = [threading.Thread(target=self._refresh, name="models", daemon=True)] if self.models else []
-        self._threads += [threading.Thread(target=self._learn, name="learner", daemon=True)] if self.learners else []
-        for thread in self._threads:
+        """Take, decide, commit, until stopped; with `until_idle`, until everything in the log is decided.
+
+        Raises:
+            CommitConflictError: another process runs the same app on this log.
+            LogError: the log cannot be read or written. What was committed is whole; a restart goes on behind it.
+        """
+        with _quick_to_answer():
+            self._start_threads()
+            while not self._stop.is_set():
+                busy = False
+                for worker in self.workers:
+                    step = worker.step()
+                    busy = busy or step is not None
+                    if step is not None and self._on_step is not None:
+                        self._on_step(step)
+                    worker.save_if_due()
+                if busy:
+                    continue
+                if until_idle:
+                    return
+                waits = {each: offset for worker in self.workers for each, offset in worker.waits_for().items()}
+                self._log.wait(waits, IDLE_WAIT_S)
+
+    def _start_threads(self) -> None:
+        beside = {"models": self._refresh} if self.models else {}
+        beside |= {"learner": self._learn} if self.learners else {}
+        self._threads = [threading.Thread(target=work, name=name, daemon=True) for name, work in beside.items()]
+        self._feed_threads = [
+            threading.Thread(target=feed.run, args=(self._stop_feeds,), name=f"sink {feed.name}", daemon=True)
+            for feed in self.feeds
+        ]
+        for thread in (*self._threads, *self._feed_threads):
             thread.start()
-        waits: dict[tuple[str, int], int] = {}
-        while not self._stop.is_set():
-            busy = False
-            for worker in self.workers:
-                step = worker.step()
-                busy = busy or step is not None
-                if step is not None and self._on_step is not None:
-                    self._on_step(step)
-                worker.save_if_due()
-            for feed in self.feeds:
-                feed.step()
-            if busy:
-                continue
-            if until_idle:
-                return
-            waits = {each: offset for worker in self.workers for each, offset in worker.waits_for().items()}
-            self._log.wait(waits, IDLE_WAIT_S)
 
     def _refresh(self) -> None:
         """Follow the registry: what shall serve is loaded here, so no batch waits for it."""
         while not self._stop.wait(REFRESH_EVERY_S):
-            for models in self.models.values():
-                models.refresh(time.monotonic_ns() // 1_000_000)
+            for name, models in self.models.items():
+                try:
+                    models.refresh(time.monotonic_ns() // 1_000_000)
+                    self._failed.pop(f"models of {name}", None)
+                except Exception as error:  # a registry that cannot be reached changes nothing about what serves
+                    self._failed[f"models of {name}"] = f"the registry cannot be asked what serves {name!r}: {error}"
 
     def _learn(self) -> None:
         """Learn from the log while the workers decide; a failure ends learning, never deciding."""
         while not self._stop.is_set():
+            busy = False
             for name, learner in list(self.learners.items()):
                 try:
-                    learned = learner.step(now_ms())
-                except (ValueError, OSError, pa.ArrowException) as error:
-                    self.problems.append(f"the learner of {name!r} stopped: {error}")
+                    busy = learner.step(now_ms()) >= LEARNER_ROWS_BUSY or busy
+                except Exception as error:
+                    self._failed[f"learner of {name}"] = f"the learner of {name!r} stopped: {error}"
                     del self.learners[name]
-                    continue
-                if not learned:
-                    self._stop.wait(LEARNER_WAIT_S)
             if not self.learners:
                 return
+            if not busy:
+                self._stop.wait(LEARNER_EVERY_S)
+
+
+@contextmanager
+def _quick_to_answer() -> Iterator[None]:
+    """Keep pauses short: what is there already is never collected, and threads take turns more often."""
+    switch_s = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        sys.setswitchinterval(switch_s)

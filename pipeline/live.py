@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from pipeline.state_store import StateStore
 
 Int64s = NDArray[np.int64]
 RECORDS_MAX = 8192  # taken from one input in one commit
+FORGET_STEP = 200  # manifests removed in one transaction, so that no commit waits long for it
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,15 @@ class Step:
     """One commit, for views and metrics.
 
     Attributes:
-        decisions: task -> its rows.
+        rows: the decided events, sensitive fields as tokens.
+        decisions: task -> its rows, one per event.
         append_ms: (events,) when the log took the decided events.
         committed_ms: when the commit was done.
         manifest: with the ledgers since the beginning.
         seconds: where the time went: decode, features, score, commit.
     """
 
+    rows: pa.RecordBatch
     decisions: dict[str, pa.RecordBatch]
     append_ms: Int64s
     committed_ms: int
@@ -80,6 +84,9 @@ class Worker:
         clock_ms: milliseconds since the epoch.
         timer_s: seconds of a clock that never goes back, for where the time goes.
         tokeniser, sealer: for sensitive fields.
+
+    Attributes:
+        problem: why the last snapshot could not be written; it is tried again.
     """
 
     def __init__(
@@ -103,6 +110,9 @@ class Worker:
         self._sensitive = {name for name, stream in self._streams.items() if stream.schema.has_sensitive}
         self._tasks = [task for task in app.tasks if task.on is plan.stream]
         self.store = StateStore(state / self.group / str(partition))
+        self.problem: str | None = None
+        self._saving: threading.Thread | None = None
+        self._forgotten = 0
         check_retention(plan, log)
         self.recover()
 
@@ -169,7 +179,7 @@ class Worker:
         append_ms = np.zeros(0, np.int64)
         if chunk is not None and chunk.append_ms is not None:
             append_ms = chunk.append_ms[np.searchsorted(chunk.offsets, featured.offsets)]
-        return Step(decisions, append_ms, self._clock_ms(), manifest, len(featured.dead), seconds)
+        return Step(featured.rows, decisions, append_ms, self._clock_ms(), manifest, len(featured.dead), seconds)
 
     def _take(self) -> dict[str, Chunk]:
         """Read and decode what each input has; with a backlog, no further than the order of heads is known."""
@@ -207,15 +217,37 @@ class Worker:
         )  # fmt: skip
 
     def save_if_due(self, every_ms: int = SNAPSHOT_EVERY_MS) -> bool:
-        """Write a snapshot if the last one is old enough, and forget manifests that no recovery needs any more."""
+        """Begin a snapshot if the last one is old enough: the state is copied here, a thread writes it."""
         now_ms = self._clock_ms()
-        if now_ms - self._saved_ms < every_ms or self.commit == 0:
+        if now_ms - self._saved_ms < every_ms or self.commit == 0 or (self._saving and self._saving.is_alive()):
             return False
-        self.save()
         self._saved_ms = now_ms
+        self._saving = threading.Thread(target=self._try_write, args=(self.commit, self.engine.save()), name="snapshot")
+        self._saving.start()
         return True
 
     def save(self) -> None:
-        """Write a snapshot of the state as of the last commit."""
-        self.store.save(self.commit, self.engine.save())
-        self._log.forget_manifests(self.group, self.partition, self.store.oldest_commit())
+        """Write a snapshot of the state as of the last commit; return when it is there.
+
+        Raises:
+            OSError: it cannot be written. Nothing is lost: the log rebuilds the state, only slower.
+        """
+        if self._saving is not None:
+            self._saving.join()
+        self._write(self.commit, self.engine.save())
+
+    def _try_write(self, commit: int, arrays: dict[str, NDArray[np.generic]]) -> None:
+        try:
+            self._write(commit, arrays)
+            self.problem = None
+        except (OSError, ValueError) as error:
+            self.problem = f"no snapshot could be written: {error}; a restart replays the log from the one before"
+
+    def _write(self, commit: int, arrays: dict[str, NDArray[np.generic]]) -> None:
+        """Write a snapshot, then forget the manifests that no recovery needs any more."""
+        self.store.save(commit, arrays)
+        oldest = self.store.oldest_commit()
+        for before in range(self._forgotten + FORGET_STEP, oldest, FORGET_STEP):
+            self._log.forget_manifests(self.group, self.partition, before)
+        self._log.forget_manifests(self.group, self.partition, oldest)
+        self._forgotten = oldest

@@ -1,0 +1,121 @@
+"""Plays the demo: producer, workers, learner and view, until the stream has ended and was decided."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ops import live_words
+from ops.demo.stage import APP, Stage, set_up
+from ops.live_figures import LiveFigures, Picture
+from ops.live_show import Show, stopping_on_signals
+from ops.runner import AppRunner
+
+SECONDS = 60.0
+SECONDS_MIN = 20.0
+START_TO_END_S = 100.0  # the whole command, compilation of kernels included, has two minutes
+AROUND_S = 10.0  # for setting up, for the last events, and for the end
+SETTLE_S = 1.0  # for the learner, after the last event
+BEHIND_S = 10.0  # a machine that cannot keep up gets this long for what is left
+LABELS_PER_SNAPSHOT = 2_000
+
+
+@dataclass(frozen=True)
+class Played:
+    """How it went, in words."""
+
+    summary: list[tuple[str, str]]
+
+
+def seconds_left(spent_s: float) -> float:
+    """Return how long the demo plays if this much of its two minutes went into compilation.
+
+    >>> seconds_left(0.5), seconds_left(45), seconds_left(300)
+    (60.0, 45.0, 20.0)
+    """
+    return max(min(SECONDS, START_TO_END_S - AROUND_S - spent_s), SECONDS_MIN)
+
+
+def play(folder: Path, seconds: float, speed: float | None, plain: bool) -> Played:
+    """Play for about that long in a new folder; Ctrl-C ends it early.
+
+    Raises:
+        ValueError: the folder is in use, or something in it cannot be written.
+    """
+    stage = set_up(folder, seconds, speed)
+    figures = LiveFigures(stage.app)
+    began_s = time.monotonic()
+
+    def elapsed_s() -> float:
+        return time.monotonic() - began_s
+
+    publish_every = max(100, min(LABELS_PER_SNAPSHOT, int(seconds * 30)))
+    try:
+        with AppRunner(
+            stage.app, stage.log, stage.registry, folder, stage.tokeniser, stage.sealer,
+            on_step=lambda step: figures.add(step, elapsed_s()), publish_every=publish_every,
+        ) as runner:  # fmt: skip
+            picture = _pictures(figures, runner, stage, elapsed_s)
+            ending = _Ending(stage, runner, seconds)
+            began_s = time.monotonic()
+            stage.producer.start()
+            with stopping_on_signals(runner.stop), Show(picture, "pelton demo", plain, ending.look):
+                runner.run()
+            stage.producer.stop()
+            last = picture()
+    finally:
+        stage.close()
+    return Played(live_words.summary(last))
+
+
+def _pictures(
+    figures: LiveFigures, runner: AppRunner, stage: Stage, elapsed_s: Callable[[], float]
+) -> Callable[[], Picture]:
+    def picture() -> Picture:
+        problem = stage.producer.problem
+        stopped = (f"the producer stopped: {problem}",) if problem is not None else ()
+        return figures.picture(elapsed_s(), runner.learned, (*stopped, *runner.problems))
+
+    return picture
+
+
+class _Ending:
+    """Decides when the demo is over: all is appended and decided, and the learner had a moment; or time is up."""
+
+    def __init__(self, stage: Stage, runner: AppRunner, seconds: float) -> None:
+        self._stage, self._runner, self._seconds = stage, runner, seconds
+        self._done_s: float | None = None
+
+    def look(self, picture: Picture) -> None:
+        """Look at a picture, and stop the runner if that was the last."""
+        if picture.elapsed_s > self._seconds + 1:
+            self._stage.producer.stop()
+        if picture.elapsed_s > self._seconds + BEHIND_S:
+            self._runner.stop()
+        if not self._stage.producer.is_done:
+            return
+        appended = self._stage.producer.appended
+        if any(picture.ledgers.get(name, {}).get("taken", 0) < count for name, count in appended.items()):
+            return
+        if self._done_s is None:
+            self._done_s = picture.elapsed_s
+        elif picture.elapsed_s - self._done_s >= SETTLE_S:
+            self._runner.stop()
+
+
+def what_next(kept: Path | None) -> list[str]:
+    """Return three commands to go on with, which work as they are."""
+    if kept is None:
+        return [
+            "pelton demo --keep first-look        # the same, and keep everything to look into",
+            "pelton simulate --out data           # a stream of your own: data/payments.jsonl",
+            f"pelton replay {APP} --input data/payments.jsonl data/frauds.jsonl --output decisions.csv",
+        ]
+    app = kept / APP.name
+    return [
+        f"pelton models list --data-folder {kept}",
+        f"pelton dlq list {app} --data-folder {kept}",
+        f"pelton verify {app} --input {kept}/payments.jsonl {kept}/frauds.jsonl --data-folder {kept}",
+    ]

@@ -1,0 +1,158 @@
+"""A picture in words: parts of the view in a terminal, and the plain lines where there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from ops.live_figures import Picture, is_closed
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float], width: int, span_min: float = 0.0) -> str:
+    """Draw the newest `width` values as bars between their smallest and largest.
+
+    `span_min` keeps small wiggles small: the bars span at least this much.
+
+    >>> sparkline([0, 1, 2, 3], 3)
+    '▁▅█'
+    """
+    shown = [value for value in values[-width:] if math.isfinite(value)] if width > 0 else []
+    if not shown:
+        return ""
+    low, high = min(shown), max(shown)
+    span = max(high - low, span_min) or 1.0
+    return "".join(BARS[min(int((value - low) / span * len(BARS)), len(BARS) - 1)] for value in shown)
+
+
+def clock(elapsed_s: float) -> str:
+    """Say how long something runs: 00:34, 1:02:03."""
+    minutes, seconds = divmod(int(elapsed_s), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes:02d}:{seconds:02d}"
+
+
+def event_time(time_ms: int) -> str:
+    """Say an event time: Mon 12 Jan 14:05, in UTC."""
+    return _utc(time_ms).strftime("%a %d %b %H:%M") if time_ms > 0 else "waiting for events"
+
+
+def time_of_day(time_ms: int, seconds: bool = True) -> str:
+    """Say a time of day in UTC: 14:05:09, or 14:05."""
+    return _utc(time_ms).strftime("%H:%M:%S" if seconds else "%H:%M")
+
+
+def latency(p50_p99_ms: tuple[float, float]) -> str:
+    """Say a latency: p50 3 ms, p99 12 ms."""
+    return ", ".join(
+        f"{name} {'–' if math.isnan(value) else _milliseconds(value)}"
+        for name, value in zip(("p50", "p99"), p50_p99_ms, strict=True)
+    )
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Say a figure, "–" while it is unknown."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+
+
+def percent(share: float) -> str:
+    """Say a share: 1.2 %."""
+    return f"{100 * share:.2g} %" if math.isfinite(share) else "–"
+
+
+def ledger(counts: Mapping[str, int]) -> str:
+    """Say where every record went: 120 = 117 applied + 1 late + 0 future + 2 duplicate + 0 invalid."""
+    parts = [f"{counts[name]:,} {name}" for name in ("applied", "late", "future", "duplicate", "invalid")]
+    return f"{counts['taken']:,} = {' + '.join(parts)}"
+
+
+def label_ledger(counts: Mapping[str, int]) -> str:
+    """Say where every label went; what is zero is left out, but for the first two."""
+    names = ["joined", "waiting", *(each for each in counts if each not in ("joined", "waiting") and counts[each])]
+    return f"{sum(counts.values()):,} = {' + '.join(f'{counts.get(name, 0):,} {name}' for name in names)}"
+
+
+def shortened(token: str, width: int = 11) -> str:
+    """Return a token's beginning: enough to tell a few cards apart."""
+    return token if len(token) <= width else token[:width]
+
+
+def why(reason: str, short: bool = False) -> str:
+    """Return a reason with an arrow for what it did to the score; `short` leaves out what can be."""
+    text = reason
+    for words, arrow in ((": raises the score", " ↑"), (": lowers the score", " ↓")):
+        text = text.replace(words, "" if short else arrow)
+    return text.replace(" is ", " ") if short else text
+
+
+def versions(picture: Picture) -> str:
+    """Say what serves: bundle 41c9e2 + snapshot 8fa2c1 (change 3), moe+ftrl."""
+    if not picture.changes or not picture.changes[-1].bundle:
+        return "no bundle serves yet: rules decide alone"
+    last = picture.changes[-1]
+    snapshot = f" + snapshot {last.snapshot[:6]}" if last.snapshot else ", as it was trained"
+    times = len(picture.changes) - 1
+    return f"bundle {last.bundle[:6]}{snapshot}" + (f", changed {times} time{'s' * (times != 1)}" if times else "")
+
+
+def line(picture: Picture) -> str:
+    """Say how it goes in one plain line."""
+    rate = picture.rates[-1] if picture.rates else 0
+    parts = [
+        clock(picture.elapsed_s), event_time(picture.event_ms), f"{rate:,} events/s", latency(picture.recent_ms),
+        f"alerts {percent(picture.alert_rate)} from {number(picture.threshold, 2)}",
+    ]  # fmt: skip
+    if math.isfinite(picture.served_auc):
+        parts.append(f"AUC {number(picture.served_auc)} served, {number(picture.learner_auc)} learner")
+    if picture.changes and picture.changes[-1].snapshot:
+        parts.append(f"snapshot {picture.changes[-1].snapshot[:6]}")
+    return " | ".join(parts)
+
+
+def decision_line(picture: Picture) -> str | None:
+    """Say the newest alert in one plain line; None before the first."""
+    for shown in picture.latest:
+        if shown.decision != "allow":
+            amount = f" {shown.amount:,.2f}" if math.isfinite(shown.amount) else ""
+            score = (
+                f" {number(shown.score, 2)} >= {number(shown.threshold, 2)}" if shown.score >= shown.threshold else ""
+            )
+            return f"      {shown.decision:<6} {shortened(shown.who)}{amount}{score}: {shown.reason}"
+    return None
+
+
+def summary(picture: Picture) -> list[tuple[str, str]]:
+    """Say what was done, as names and values."""
+    seconds = max(picture.elapsed_s, 1e-9)
+    found = [("decided", f"{picture.decided:,} events in {seconds:.0f} s ({picture.decided / seconds:,.0f} a second)")]
+    if picture.decided:
+        found.append(("latency", f"{latency(picture.latency_ms)}, from append to committed decision"))
+    for name, counts in picture.ledgers.items():
+        found.append((name, f"{ledger(counts)}: {'closed' if is_closed(counts) else 'NOT CLOSED'}"))
+    if picture.labels:
+        found.append(("labels", label_ledger(picture.labels)))
+    if picture.decided:
+        target = f", {percent(picture.alert_target)} wanted" if math.isfinite(picture.alert_target) else ""
+        counts = picture.decisions
+        rate = percent((counts["review"] + counts["block"]) / picture.decided)
+        found.append(("alerts", f"{counts['review']:,} review + {counts['block']:,} block = {rate}{target}"))
+    found.append(("models", versions(picture)))
+    if picture.labels:
+        refused = f"; the last candidate was refused: {picture.refused}" if picture.refused else ""
+        found.append(("learner", f"{picture.snapshots} snapshots published{refused}"))
+    if math.isfinite(picture.served_auc):
+        auc = f"AUC {number(picture.served_auc)} as served, {number(picture.learner_auc)} the learner's own"
+        found.append(("quality", f"{auc}, each event scored before its label came"))
+    if picture.dead:
+        found.append(("dead letters", f"{picture.dead:,}, with cause and original bytes"))
+    found += [("problem", each) for each in picture.problems]
+    return found
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.0f} ms" if value < 10_000 else f"{value / 1000:.0f} s"
+
+
+def _utc(time_ms: int) -> datetime:
+    return datetime.fromtimestamp(time_ms / 1000, UTC)
