@@ -34,7 +34,7 @@ def version_rows(versions: Sequence[Version]) -> list[tuple[object, ...]]:
     """Return live, task, id, kind, made, figures and name of each."""
     return [
         (
-            "live" if each.live else "", each.task, each.id, each.kind, when(each.created_ms), figures(each.metrics),
+            "yes" if each.live else "-", each.task, each.id, each.kind, when(each.created_ms), figures(each.metrics),
             each.name or f"of {each.bundle}",
         )
         for each in versions

@@ -25,7 +25,7 @@ def served_for(app: App, settings: Settings, wanted: str | None) -> tuple[dict[s
         RegistryError: no version has that id.
     """
     if wanted is not None:
-        bundle = _found(app, settings, wanted)
+        bundle = find_bundle(app, settings, wanted)
         task = _task_of(app, bundle)
         return {task.name: Served(_scorer(app, task, bundle, None), bundle.id)}, []
     found, notes = {}, []
@@ -40,7 +40,12 @@ def served_for(app: App, settings: Settings, wanted: str | None) -> tuple[dict[s
     return found, notes
 
 
-def _found(app: App, settings: Settings, wanted: str) -> Bundle:
+def find_bundle(app: App, settings: Settings, wanted: str) -> Bundle:
+    """Return the bundle in a folder, or of the registry by the first digits of its id.
+
+    Raises:
+        BundleError: there is none, it is damaged, or it is a learner's snapshot.
+    """
     if (Path(wanted) / "bundle.json").is_file():
         return read_bundle(Path(wanted))
     registry = settings.open_registry()

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import typer
 
@@ -107,7 +108,7 @@ def _plain(what: str) -> Step:
 def stages() -> Iterator[Callable[[Stage], None]]:
     """Show work of several stages: a bar for each, or in a pipe a line at the end of each."""
     if not sys.stderr.isatty():
-        yield lambda stage: note(_ended(stage)) if stage.done >= stage.total else None
+        yield from _plain_stages()
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -127,8 +128,19 @@ def stages() -> Iterator[Callable[[Stage], None]]:
         yield step
 
 
-def _ended(stage: Stage) -> str:
-    return f"{stage.name}: {stage.note or 'done'}"
+def _plain_stages() -> Iterator[Callable[[Stage], None]]:
+    last: Stage | None = None
+
+    def step(stage: Stage) -> None:
+        nonlocal last
+        if last is not None and last.name != stage.name:
+            note(f"{last.name}: {last.note or 'done'}")
+        known = last.note if last is not None and last.name == stage.name else ""
+        last = replace(stage, note=stage.note or known)
+
+    yield step
+    if last is not None:
+        note(f"{last.name}: {last.note or 'done'}")
 
 
 def ready_kernels() -> None:

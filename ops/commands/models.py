@@ -37,7 +37,7 @@ def list_(
     task: Annotated[str | None, Argument(metavar="TASK", help="Only of this task.", show_default=False)] = None,
     data_folder: DataFolder = None,
 ) -> None:
-    """List bundles and learner snapshots, oldest first; `live` is what serves.
+    """List bundles and learner snapshots, oldest first, and which serve.
 
     \b
     For example: pelton models list risk
@@ -49,7 +49,7 @@ def list_(
     if not versions:
         say(f"No bundle of {task!r} yet." if task else "No bundle yet. Make one: pelton train APP --data FILE")
         return
-    table(("", "task", "id", "kind", "made", "figures", "name"), version_rows(versions))
+    table(("serves", "task", "id", "kind", "made", "figures", "name"), version_rows(versions))
 
 
 @models.command()
