@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from models.metrics import (
     average_precision,
-    calibration_bins,
     calibration_error,
     precision_recall_curve,
     roc_auc,
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 Float64s = NDArray[np.float64]
 INCHES = (7.0, 5.5)
 DOTS_PER_INCH = 110
+BINS, EVENTS_MIN = 14, 20
 PERIODS = 56  # over which scores are summed up: 3 hours each in a test of a week
 
 
@@ -88,14 +88,29 @@ def _precision_recall(axes: Axes, scores: Mapping[str, Float64s], labels: Float6
 def _calibration(axes: Axes, scores: Mapping[str, Float64s], labels: Float64s) -> None:
     lowest = 0.5 / labels.size  # a share of none has no place on a logarithmic axis
     for name, score in scores.items():
-        mean, share, _ = calibration_bins(score, labels)
+        mean, share = _bins(score, labels)
         error = calibration_error(score, labels)
-        axes.plot(np.maximum(mean, lowest), np.maximum(share, lowest), "o-", markersize=4, linewidth=1,
-                  label=f"{name}: error {error:.5f}")  # fmt: skip
-    axes.plot([lowest, 1], [lowest, 1], ":", color="grey", label="perfect")
-    axes.set(title="Calibration, in bins of equally many events", xscale="log", yscale="log",
+        axes.plot(mean, np.maximum(share, lowest), "o-", markersize=4, linewidth=1, label=f"{name}: error {error:.5f}")
+    low = max(min(float(score.min()) for score in scores.values()), lowest)
+    axes.plot([low, 1], [low, 1], ":", color="grey", label="perfect")
+    axes.set(title=f"Calibration, in bins of {EVENTS_MIN} events or more", xscale="log", yscale="log",
              xlabel="mean probability of a bin", ylabel="share of positives in it")  # fmt: skip
     axes.legend(loc="upper left")
+
+
+def _bins(score: Float64s, labels: Float64s) -> tuple[Float64s, Float64s]:
+    """Return mean probability and share of positives in bins of equal width in log odds, those with enough events.
+
+    Bins of equally many events, which the error is taken over, would put all that matters into one point.
+    """
+    inside = np.clip(score, 1e-7, 1 - 1e-7)
+    odds = np.log(inside / (1 - inside))
+    edges = np.linspace(odds.min(), odds.max(), BINS + 1)
+    bin_of = np.clip(np.searchsorted(edges, odds, side="right") - 1, 0, BINS - 1)
+    events = np.bincount(bin_of, minlength=BINS)
+    full = events >= EVENTS_MIN
+    mean, share = (np.bincount(bin_of, values, BINS)[full] / events[full] for values in (score, labels))
+    return mean, share
 
 
 def _over_time(
@@ -119,7 +134,7 @@ def _over_time(
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     axes.set(title="Scores over time", xlabel="event time, UTC", ylabel="score (probability)", yscale="log",
              ylim=(max(float(score.min()), 1e-6), 1.5))  # fmt: skip
-    axes.legend(loc="center left")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, fontsize=8)
 
 
 def _quantile(values: Float64s, quantile: float) -> float:

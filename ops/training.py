@@ -1,9 +1,9 @@
 """From history to a bundle: network, online learner and the blend of both, each judged by what it has not learned.
 
 Time decides who learns what. The network learns all settled events but the newest, the *held-back* part (15 %), which
-only chooses its best epoch. The learner then lives through the same history in the order in which labels became
-known, and what it would have served for the held-back part, beside the network's logits there, is what the blend of
-the two is fitted on. Both are predictions of events that the model had not learned, with the labels known by then.
+only chooses its best epoch. The learner then learns all of them in the order in which their labels became known. What
+it predicted for each event of the held-back part before learning it, beside the network's logits there, is what the
+blend of the two is fitted on: neither had learned the event.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,20 +28,13 @@ from models.metrics import average_precision, calibration_error, log_loss, roc_a
 from models.reasons import typical_row
 from models.scorer import MOE, bundle_parts
 from ops.history import as_known, only_between, read_history
+from ops.network_training import NetworkSettings, served_logits, train_network
 from ops.progress import Progress, Stage, silent
-from ops.progressive import serve_and_learn
 from pipeline.app import App, Task
 from pipeline.dataset import Dataset
 
-if TYPE_CHECKING:
-    from models.moe.settings import MoESettings
-    from models.train.settings import TrainSettings
-    from models.train.trainer import Progress as NetworkProgress
-
 Float64s = NDArray[np.float64]
 BUNDLE_BYTES_MAX = 12_000_000
-ROWS_AT_ONCE = 512
-GATE_ROWS = 5_000  # rows of history that the parity gate draws from
 TYPICAL_ROWS = 100_000  # a median needs no more
 PACKAGES = ("numpy", "numba", "torch", "onnx", "onnxruntime", "onnxruntime-gpu")
 
@@ -162,13 +154,17 @@ def train_on(
     logits = np.full((len(known), 2), np.nan)
     network, report_path = None, None
     if task.model is not None:
-        network, report_path = _train_network(known, settings, out_dir / "network", progress)
+        wanted = NetworkSettings(
+            settings.epochs, settings.seed, settings.held_back, settings.quick, settings.resume, settings.device,
+            settings.threads,
+        )  # fmt: skip
+        network, report_path = train_network(known, wanted, out_dir / "network", progress)
         clock.stage("network")
-        logits[:, 0] = _served_logits(out_dir / "network" / MOE, known, progress)
+        logits[:, 0] = served_logits(out_dir / "network" / MOE, known, progress)
         clock.stage("scores")
-    learner = None
+    learner, learner_saw = None, "none"
     if task.learner is not None:
-        learner, logits = _train_learner(known, held, logits, progress)
+        learner, logits, learner_saw = _train_learner(known, held, logits, progress)
         clock.stage("learner")
     names = tuple(name for name, there in (("moe", network), ("ftrl", learner)) if there is not None)
     judged = logits[held][:, [("moe", "ftrl").index(name) for name in names]]
@@ -178,7 +174,7 @@ def train_on(
     metrics = _metrics(blend, judged, known.labels[held])
     meta = BundleMeta(
         name=f"{task.name} {'+'.join(names)}", task=task.name, created_ms=settings.created_ms,
-        provenance=_provenance(known, settings), metrics=dict(metrics),
+        provenance=_provenance(known, settings) | {"learner_saw_logits": learner_saw}, metrics=dict(metrics),
     )  # fmt: skip
     bundle, folder = _write(parts, meta, out_dir)
     clock.stage("bundle")
@@ -223,82 +219,32 @@ def _held_back(known: Dataset, settings: TrainingSettings) -> NDArray[np.bool_]:
     return held
 
 
-def _train_network(known: Dataset, settings: TrainingSettings, folder: Path, progress: Progress) -> tuple[bytes, Path]:
-    """Train, export and check the network; return the ONNX file's bytes and the path of the report."""
-    from models.export import export
-    from models.train.trainer import fit
-
-    def tell(step: NetworkProgress) -> None:
-        note = f"epoch {step.epoch} of {step.epochs}, loss {step.loss:.4f}"
-        if step.validation_ap is not None:
-            note += f", average precision {step.validation_ap:.3f}"
-        progress(Stage("network", step.step, step.steps, note))
-
-    trained = fit(
-        known.features, known.specs, known.labels.astype(np.uint8), known.times_ms, _network_settings(settings),
-        folder, tell, sizes=_sizes(settings), resume=settings.resume,
-    )  # fmt: skip
-    progress(Stage("export", 0, 1))
-    report = export(trained.network, folder / MOE, known.features[:: -(-len(known) // GATE_ROWS)])
-    worst = max(report.differences.values())
-    progress(Stage("export", 1, 1, f"{report.size_bytes / 1e6:.1f} MB, equal to torch within {worst:.0e}"))
-    return (folder / MOE).read_bytes(), folder / "training_report.json"
-
-
-def _network_settings(settings: TrainingSettings) -> TrainSettings:
-    from models.train.settings import TrainSettings
-
-    return TrainSettings(
-        epochs=min(2, settings.epochs) if settings.quick else settings.epochs, seed=settings.seed,
-        validation_share=settings.held_back, device=settings.device, threads=settings.threads,
-    )  # fmt: skip
-
-
-def _sizes(settings: TrainingSettings) -> MoESettings:
-    from models.moe.settings import MoESettings
-
-    if not settings.quick:
-        return MoESettings()
-    return MoESettings(
-        width=32, heads=2, experts=4, expert_width=32, shared_width=32, tokens_max=6, head_width=32, buckets=512
-    )
-
-
-def _served_logits(path: Path, known: Dataset, progress: Progress) -> Float64s:
-    """Return the network's logits of all events, from the runtime that will serve it."""
-    from models.moe_runtime import OnnxMoE
-
-    network = OnnxMoE(path, known.specs, buckets=(ROWS_AT_ONCE,))
-    logits = np.full(len(known), np.nan)
-    for first in range(0, len(known), 16 * ROWS_AT_ONCE):
-        rows = slice(first, first + 16 * ROWS_AT_ONCE)
-        logits[rows] = network.logits(known.features[rows])
-        progress(Stage("scores", min(rows.stop, len(known)), len(known)))
-    return logits
-
-
 def _train_learner(
     known: Dataset, held: NDArray[np.bool_], logits: Float64s, progress: Progress
-) -> tuple[Ftrl, Float64s]:
-    """Let the learner live through history; return it and the (events, 2) logits with its own in column 1.
+) -> tuple[Ftrl, Float64s, str]:
+    """Let the learner live through history; return it, the (events, 2) logits with its own, and what it saw of those.
 
     The network's logits of events that it was trained on are too sure of themselves. Still the learner may gain more
-    from seeing them than it loses, so it is tried both ways, with them and with null instead, and what it would have
-    served for the held-back part decides.
+    from seeing them than it loses, so it is tried both ways, with them and with null instead, and its predictions of
+    the held-back part, each made before its label was learned, decide.
     """
+    in_order = np.argsort(known.known_ms, kind="stable")
     unseen = np.where(held, logits[:, 0], np.nan)
-    tries = [unseen] if np.isnan(logits).all() else [logits[:, 0], unseen]
-    best: tuple[float, Ftrl, Float64s] | None = None
-    for done, moe_logits in enumerate(tries):
+    tries = {"all": logits[:, 0], "held back": unseen} if np.isfinite(logits[:, 0]).any() else {"none": unseen}
+    losses: dict[str, float] = {}
+    best: tuple[str, Ftrl, Float64s] | None = None
+    for done, (name, moe_logits) in enumerate(tries.items()):
         progress(Stage("learner", done, len(tries)))
-        learner = Ftrl.fitted(known.specs, known.features, moe_logits, FtrlSettings(moe=len(tries) > 1))
-        served = serve_and_learn(learner, known, moe_logits)
-        loss = log_loss(sigmoid(served[held]), known.labels[held])
-        if best is None or loss < best[0]:
-            best = (loss, learner, served)
+        learner = Ftrl.fitted(known.specs, known.features, moe_logits, FtrlSettings(moe=name != "none"))
+        predicted = np.empty(len(known))
+        predicted[in_order] = learner.learn(known.features[in_order], known.labels[in_order], moe_logits[in_order])
+        losses[name] = log_loss(sigmoid(predicted[held]), known.labels[held])
+        if best is None or losses[name] < losses[best[0]]:
+            best = (name, learner, predicted)
     assert best is not None
-    progress(Stage("learner", len(tries), len(tries), f"{best[1].learned:,} labels"))
-    return best[1], np.column_stack([logits[:, 0], best[2]])
+    told = ", ".join(f"{name} {loss:.5f}" for name, loss in losses.items())
+    progress(Stage("learner", len(tries), len(tries), f"{best[1].learned:,} labels, log loss by logits seen: {told}"))
+    return best[1], np.column_stack([logits[:, 0], best[2]]), best[0]
 
 
 def _metrics(blend: Blend, logits: Float64s, labels: Float64s) -> dict[str, float]:
