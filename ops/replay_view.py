@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def ledger_line(ledger: Ledger) -> str:
     return f"{taken:,} in = {rest}" + ("" if ledger.is_closed else "  (DOES NOT ADD UP)")
 
 
-def summary(done: ReplaySummary, output: str | None, dead_to: str | None = None) -> Iterator[str]:
+def summary(done: ReplaySummary, output: str | None, dead_to: Path | None = None) -> Iterator[str]:
     """Yield the lines that end a replay."""
     rate = done.events / done.seconds if done.seconds > 0 else 0.0
     yield f"{done.events:,} events in {done.seconds:.2f} s, {rate:,.0f} events/s"

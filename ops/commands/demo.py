@@ -25,12 +25,14 @@ def demo(
     \b
     For example: pelton demo --keep first-look
     """  # fmt: skip
+    import shutil
     import sys
     import tempfile
     import time
 
     from ops.demo.playing import play, seconds_left, what_next
-    from ops.terminal import facts, note, ready_kernels, say
+    from ops.live_words import folded
+    from ops.terminal import note, ready_kernels, say
 
     began_s = time.monotonic()
     ready_kernels()
@@ -40,7 +42,8 @@ def demo(
         note("simulating two weeks of payments, their frauds, and the labels that come days later")
         played = play(keep or Path(scratch), length_s, speed, plain=not terminal)
     say()
-    facts(played.summary)
+    for line in folded(played.summary, shutil.get_terminal_size((100, 24)).columns):
+        say(line)
     say()
     say("What next:")
     for line in what_next(keep):

@@ -44,6 +44,7 @@ def evaluate(
     """
     from ops.evaluating import Days, evaluate_files
     from ops.evaluation import EvaluationSettings
+    from ops.extras import BASELINE, NETWORK, PLOTS, need
     from ops.inputs import open_inputs
     from ops.served import find_bundle
     from ops.settings import Settings
@@ -61,6 +62,10 @@ def evaluate(
     wanted = EvaluationSettings(
         baseline=baseline, seed=seed, training=TrainingSettings(epochs=epochs, seed=seed, quick=quick)
     )
+    if judged is None and chosen.model is not None:
+        need(NETWORK, "the network is trained with it; --bundle judges one that is there")
+    need(BASELINE * baseline, "gradient boosting needs it; --no-baseline leaves that out")
+    need(PLOTS, "plots are drawn with it")
     ready_kernels()
     tokeniser, _ = settings.secrets(loaded, make=True)
     with stages() as step:

@@ -39,6 +39,7 @@ def replay(
     For example: pelton replay bank.py --input payments.jsonl frauds.jsonl --output decisions.csv
                  pelton replay bank.py --input payments.csv.gz --features-only --output features.parquet
     """  # fmt: skip
+    from ops.dead_file import dead_of_files, write_dead
     from ops.inputs import open_inputs
     from ops.replay_view import read_speed, summary
     from ops.replaying import replay_files
@@ -50,14 +51,26 @@ def replay(
     loaded, settings, factor = load_app(app), Settings.read(data_folder), read_speed(speed)
     opened = open_inputs(loaded, inputs)
     ready_kernels()
-    tokeniser, _ = settings.secrets(loaded, make=True)
+    tokeniser, sealer = settings.secrets(loaded, make=True)
     served, notes = ({}, []) if features_only else served_for(loaded, settings, bundle)
-    for each in notes:
+    for each in [
+        *notes,
+        *(
+            f"{name}: {each.scorer.rung if each.scorer is not None else 'rules'} of bundle {each.bundle}"
+            for name, each in served.items()
+        ),
+    ]:
         note(each.replace("APP", app))
     with progress("replaying") as step:
         done = replay_files(
             loaded, opened, output, features_only, factor, served, tokeniser,
             lambda read, total, events: step(read, total, f"{events:,} events"),
         )  # fmt: skip
-    for line in summary(done, output):
+    if dead is not None:
+        hidden = {name for name, stream in loaded.streams.items() if stream.schema.has_sensitive}
+        write_dead(dead, dead_of_files(loaded, open_inputs(loaded, inputs), tokeniser), hidden, sealer)
+    for line in summary(done, output, dead):
         say(line)
+    if done.dead and not done.events:
+        first = next(dead_of_files(loaded, open_inputs(loaded, inputs), tokeniser))
+        note(f"nothing was applied; the first record of {first.stream} is {first.kind}: {first.cause}")

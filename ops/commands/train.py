@@ -36,6 +36,7 @@ def train(
     import sys
     import time
 
+    from ops.extras import NETWORK, need
     from ops.inputs import open_inputs
     from ops.settings import Settings
     from ops.terminal import facts, ready_kernels, say, stages
@@ -50,6 +51,8 @@ def train(
         command=shlex.join(["pelton", *sys.argv[1:]]), created_ms=now_ms,
     )  # fmt: skip
     chosen, opened = loaded.task(task), open_inputs(loaded, data)
+    if chosen.model is not None:
+        need(NETWORK, "the network is trained with it")
     ready_kernels()
     tokeniser, _ = settings.secrets(loaded, make=True)
     with stages() as step:

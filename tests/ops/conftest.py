@@ -13,7 +13,8 @@ payments = Stream("payments", id="event_id", time="ts", lateness="5s", fields={
     "card": "card", "terminal": "string", "place": "string", "amount": "money"})
 frauds = Stream("frauds", id="event_id", time="reported_at", fields={"is_fraud": "bool"})
 hour, day = payments.by("card").last("1h"), payments.by("terminal").last("24h")
-features = {"paid": payments.amount, "count_1h": hour.count(), "std_1h": hour.std("amount"), "terminal_24h": day.count()}
+features = {
+    "paid": payments.amount, "count_1h": hour.count(), "std_1h": hour.std("amount"), "terminal_24h": day.count()}
 rules = [Rule("many", "count_1h > 4", "review")]
 risk = Task("risk", on=payments, features=features, rules=rules, label=frauds.is_fraud, threshold=Fixed())
 app = App("bank", tasks=[risk])

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -168,9 +167,3 @@ def test_state_includes_what_no_snapshot_holds(decided, pelton):
     for file in (decided / ".pelton" / "state").rglob("*.npz"):
         file.unlink()
     test_state_of_a_key_is_what_its_last_event_was_decided_on(decided, pelton)
-
-
-def test_a_snapshot_does_not_come_to_late(decided, pelton):
-    started_s = time.perf_counter()
-    pelton("state get payments card=1 --app bank.py")
-    assert time.perf_counter() - started_s < 5
