@@ -94,8 +94,7 @@ def _latency(p50_p99_ms: tuple[float, float]) -> Text:
 
 def _ledger(counts: Mapping[str, int]) -> Text:
     closed = is_closed(counts)
-    text = Text(words.ledger(counts).replace(" + 0 late", "").replace(" + 0 future", "").replace(" + 0 duplicate", "")
-                .replace(" + 0 invalid", ""))  # fmt: skip
+    text = Text(words.ledger(counts, short=True))
     return text.append("  ✓" if closed else "  does not add up", "bold green" if closed else "bold red")
 
 
@@ -113,7 +112,7 @@ def _models(picture: Picture, width: int, height: int) -> Table:
     target = f" (holds {words.percent(picture.alert_target)})" if math.isfinite(picture.alert_target) else ""
     counts = picture.decisions
     grid.add_row("alerts", Text.assemble(
-        (words.percent(picture.alert_rate), "bold"), (target, "dim"), ("  from ", "dim"),
+        (words.percent(picture.alert_rate), "bold"), (target, "dim"), ("  limit ", "dim"),
         (words.number(picture.threshold, 3), "bold"), "   ",
         (f"{counts.get('review', 0):,} review", "yellow"), "  ", (f"{counts.get('block', 0):,} block", "red"),
     ))  # fmt: skip
@@ -151,7 +150,7 @@ def _decisions(picture: Picture, rows: int, width: int) -> RenderableType:
     table.add_column("amount", no_wrap=True, justify="right", width=9)
     table.add_column("decided", no_wrap=True, width=7)
     table.add_column("score", no_wrap=True, justify="right", width=5)
-    table.add_column("from", no_wrap=True, justify="right", width=5)
+    table.add_column("limit", no_wrap=True, justify="right", width=5)
     table.add_column("because", no_wrap=True, overflow="ellipsis", ratio=1)
     for shown in picture.latest[:rows]:
         table.add_row(*_decision(shown, wide))

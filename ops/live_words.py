@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+from models.learner import LearnerSettings
 from ops.live_figures import Picture, is_closed
 
+PREQUENTIAL = LearnerSettings().window  # labels that the quality of a live stream is measured on
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -61,10 +64,14 @@ def percent(share: float) -> str:
     return f"{100 * share:.2g} %" if math.isfinite(share) else "–"
 
 
-def ledger(counts: Mapping[str, int]) -> str:
-    """Say where every record went: 120 = 117 applied + 1 late + 0 future + 2 duplicate + 0 invalid."""
-    parts = [f"{counts[name]:,} {name}" for name in ("applied", "late", "future", "duplicate", "invalid")]
-    return f"{counts['taken']:,} = {' + '.join(parts)}"
+def ledger(counts: Mapping[str, int], short: bool = False) -> str:
+    """Say where every record went; `short` leaves out what is zero.
+
+    >>> ledger({"taken": 120, "applied": 117, "late": 1, "future": 0, "duplicate": 2, "invalid": 0}, short=True)
+    '120 = 117 applied + 1 late + 2 duplicate'
+    """
+    shown = [name for name in counts if name != "taken" and (name == "applied" or counts[name] or not short)]
+    return f"{counts['taken']:,} = {' + '.join(f'{counts[name]:,} {name}' for name in shown)}"
 
 
 def label_ledger(counts: Mapping[str, int]) -> str:
@@ -79,11 +86,16 @@ def shortened(token: str, width: int = 11) -> str:
 
 
 def why(reason: str, short: bool = False) -> str:
-    """Return a reason with an arrow for what it did to the score; `short` leaves out what can be."""
-    text = reason
+    """Return a reason with an arrow for what it did to the score; `short` leaves the usual value out.
+
+    >>> why("amount is 912, usually 14: raises the score"), why("amount is 3, usually 14: lowers the score", True)
+    ('amount is 912, usually 14 ↑', 'amount is 3 ↓')
+    """
     for words, arrow in ((": raises the score", " ↑"), (": lowers the score", " ↓")):
-        text = text.replace(words, "" if short else arrow)
-    return text.replace(" is ", " ") if short else text
+        if reason.endswith(words):
+            told = reason.removesuffix(words)
+            return (told.partition(", usually ")[0] if short else told) + arrow
+    return reason
 
 
 def versions(picture: Picture) -> str:
@@ -118,35 +130,52 @@ def decision_line(picture: Picture) -> str | None:
             score = (
                 f" {number(shown.score, 2)} >= {number(shown.threshold, 2)}" if shown.score >= shown.threshold else ""
             )
-            return f"      {shown.decision:<6} {shortened(shown.who)}{amount}{score}: {shown.reason}"
+            return f"      {shown.decision:<6} {shortened(shown.who)}{amount}{score}: {why(shown.reason)}"
     return None
 
 
 def summary(picture: Picture) -> list[tuple[str, str]]:
     """Say what was done, as names and values."""
     seconds = max(picture.elapsed_s, 1e-9)
-    found = [("decided", f"{picture.decided:,} events in {seconds:.0f} s ({picture.decided / seconds:,.0f} a second)")]
+    found = [("decided", f"{picture.decided:,} events in {seconds:.0f} s, {picture.decided / seconds:,.0f} a second")]
     if picture.decided:
         found.append(("latency", f"{latency(picture.latency_ms)}, from append to committed decision"))
     for name, counts in picture.ledgers.items():
-        found.append((name, f"{ledger(counts)}: {'closed' if is_closed(counts) else 'NOT CLOSED'}"))
-    if picture.labels:
-        found.append(("labels", label_ledger(picture.labels)))
+        found.append((name, f"{ledger(counts, short=True)}: {'closed' if is_closed(counts) else 'NOT CLOSED'}"))
     if picture.decided:
-        target = f", {percent(picture.alert_target)} wanted" if math.isfinite(picture.alert_target) else ""
         counts = picture.decisions
+        target = f", {percent(picture.alert_target)} wanted" if math.isfinite(picture.alert_target) else ""
         rate = percent((counts["review"] + counts["block"]) / picture.decided)
         found.append(("alerts", f"{counts['review']:,} review + {counts['block']:,} block = {rate}{target}"))
-    found.append(("models", versions(picture)))
-    if picture.labels:
-        refused = f"; the last candidate was refused: {picture.refused}" if picture.refused else ""
-        found.append(("learner", f"{picture.snapshots} snapshots published{refused}"))
-    if math.isfinite(picture.served_auc):
-        auc = f"AUC {number(picture.served_auc)} as served, {number(picture.learner_auc)} the learner's own"
-        found.append(("quality", f"{auc}, each event scored before its label came"))
     if picture.dead:
-        found.append(("dead letters", f"{picture.dead:,}, with cause and original bytes"))
-    found += [("problem", each) for each in picture.problems]
+        found.append(("dead letters", f"{picture.dead:,}, with their cause and original bytes"))
+    found += [("models", versions(picture)), *_learning(picture)]
+    return found + [("problem", each) for each in picture.problems]
+
+
+def folded(pairs: Sequence[tuple[str, str]], width: int) -> list[str]:
+    """Return names and values as lines of at most `width` columns; what is folded stands below its value."""
+    room = max((len(name) for name, _ in pairs), default=0) + 2
+    lines = []
+    for name, value in pairs:
+        lines += textwrap.wrap(
+            value, width, initial_indent=name.ljust(room), subsequent_indent=" " * room, break_on_hyphens=False,
+            break_long_words=False,
+        )  # fmt: skip
+    return lines
+
+
+def _learning(picture: Picture) -> list[tuple[str, str]]:
+    if not picture.labels:
+        return []
+    found = [("labels", label_ledger(picture.labels)), ("learner", f"{picture.snapshots} snapshots passed the gate")]
+    if picture.refused:
+        found.append(("", f"the last did not: {picture.refused}"))
+    if math.isfinite(picture.served_auc):
+        newest = f"of the last {min(picture.labels['joined'], PREQUENTIAL):,} labels"
+        found.append(
+            ("AUC", f"{number(picture.served_auc)} as served, {number(picture.learner_auc)} the learner, {newest}")
+        )
     return found
 
 

@@ -13,12 +13,14 @@ from pathlib import Path
 from connectors.log import Log
 from connectors.secrets import Sealer, Tokeniser
 from connectors.sinks import Sink
+from kernels.compiled import load_imported
 from models.registry import Registry
 from ops.sink_feed import SinkFeed
 from pipeline.app import App
 from pipeline.decisions import Served
 from pipeline.learning import PUBLISH_EVERY_LABELS, Learned, LearnerLoop
 from pipeline.live import Step, Worker, create_topics
+from pipeline.recovery import SNAPSHOT_EVERY_MS
 from pipeline.serving import ServedModels
 
 IDLE_WAIT_S = 0.5  # the longest wait for news before models, snapshots and the stop sign are looked at again
@@ -46,6 +48,7 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         on_step: called after each commit, in the worker's thread.
         learn: whether to run the learners here.
         publish_every: labels between two snapshots that a learner offers.
+        snapshot_every_ms: between two snapshots of state.
 
     Attributes:
         problems: what went wrong beside the decisions, in words; the decisions go on.
@@ -63,9 +66,10 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         on_step: Callable[[Step], None] | None = None,
         learn: bool = True,
         publish_every: int = PUBLISH_EVERY_LABELS,
+        snapshot_every_ms: int = SNAPSHOT_EVERY_MS,
     ) -> None:
         create_topics(app, log)
-        self.app, self._log, self._on_step = app, log, on_step
+        self.app, self._log, self._on_step, self._snapshot_every_ms = app, log, on_step, snapshot_every_ms
         self.models: dict[str, ServedModels] = {}
         self.learners: dict[str, LearnerLoop] = {}
         for task in app.tasks:
@@ -83,6 +87,7 @@ class AppRunner(AbstractContextManager["AppRunner"]):
             Worker(app, plan, log, data / "state", self._served, now_ms, time.perf_counter, tokeniser, sealer)
             for plan in app.plans.values()
         ]
+        load_imported()  # or the first event waits for a kernel
         self.feeds = [SinkFeed(app.name, log, sink, name) for name, sink in (sinks or {}).items()]
         self._failed: dict[str, str] = {}
         self._stop = threading.Event()  # everything but the sinks, which end after the last decision
@@ -147,7 +152,7 @@ class AppRunner(AbstractContextManager["AppRunner"]):
                     busy = busy or step is not None
                     if step is not None and self._on_step is not None:
                         self._on_step(step)
-                    worker.save_if_due()
+                    worker.save_if_due(self._snapshot_every_ms)
                 if busy:
                     continue
                 if until_idle:

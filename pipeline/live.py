@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -212,7 +212,7 @@ class Worker:
             inputs, {name: each.bundle for name, each in served.items()},
             {name: each.snapshot for name, each in served.items()}, rungs,
             {name: decider.state for name, decider in self.deciders.items()},
-            {name: asdict(ledger) for name, ledger in self.ledgers.items()},
+            {name: dict(vars(ledger)) for name, ledger in self.ledgers.items()},
             self.engine.join.counts() if self.engine.join is not None else {}, dict(self.decided), self._clock_ms(),
         )  # fmt: skip
 

@@ -51,11 +51,11 @@ risk = Task(
         **card.recent(4, "amount", "merchant_category"),
     },
     rules=[
-        Rule("card testing", "payments_1h >= 8 and amount_std_1h < 3 and channel == 'web'", "block"),
-        Rule("many places at once", "place_entropy_1h > 1.5 and device_is_known_30d == 0", "review"),
+        Rule("card testing", "device_cards_24h >= 4 and payment_amount < 5", "block"),
+        Rule("many places at once", "place_entropy_1h > 0.9 and device_is_known_30d == 0", "review"),
     ],
     label=frauds.is_fraud,
-    threshold=Dynamic(base=0.85, alert_rate=0.01, lowest=0.05, window=20_000),
+    threshold=Dynamic(base=0.85, alert_rate=0.01, lowest=0.05, window=5_000),
     entity="card",
 )
 app = App("bank", tasks=[risk])

@@ -109,9 +109,9 @@ def what_next(kept: Path | None) -> list[str]:
     """Return three commands to go on with, which work as they are."""
     if kept is None:
         return [
-            "pelton demo --keep first-look        # the same, and keep everything to look into",
-            "pelton simulate --out data           # a stream of your own: data/payments.jsonl",
-            f"pelton replay {APP} --input data/payments.jsonl data/frauds.jsonl --output decisions.csv",
+            "pelton demo --keep first-look",
+            "pelton simulate --out data",
+            f"pelton replay {near(APP)} --input data/payments.jsonl data/frauds.jsonl --output decisions.csv",
         ]
     app = kept / APP.name
     return [
@@ -119,3 +119,8 @@ def what_next(kept: Path | None) -> list[str]:
         f"pelton dlq list {app} --data-folder {kept}",
         f"pelton verify {app} --input {kept}/payments.jsonl {kept}/frauds.jsonl --data-folder {kept}",
     ]
+
+
+def near(path: Path) -> Path:
+    """Return a path as seen from here, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

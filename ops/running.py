@@ -1,0 +1,82 @@
+"""Runs an app on the log of the data folder, with a view of it, until it is told to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+from connectors.log import Log
+from connectors.sinks import Sink, open_sink
+from ops import live_words
+from ops.live_figures import LiveFigures, Picture
+from ops.live_show import Show, stopping_on_signals
+from ops.runner import AppRunner
+from ops.settings import Settings
+from ops.sink_feed import group_of_sink
+from pipeline.app import App
+
+Note = Callable[[str], None]
+GROWING = (".jsonl", ".ndjson", ".json")  # files that one run after the other adds lines to
+
+
+def run_app(
+    app: App, settings: Settings, outputs: Sequence[str], learn: bool, until_idle: bool, plain: bool, note: Note
+) -> list[tuple[str, str]]:
+    """Run until Ctrl-C or SIGTERM, or until nothing is left; return what was done, in words.
+
+    Args:
+        app: what to run.
+        settings: where log, registry, snapshots and key are; what is missing is made.
+        outputs: files, folders and database URLs that decisions go to besides the log.
+        learn, until_idle: as of `AppRunner`.
+        plain: no live view, although there is a terminal.
+        note: prints what the user should know before the start.
+
+    Raises:
+        ValueError: a file cannot be used, or another process runs the app; in one sentence. Nothing is lost.
+    """
+    new_key = not settings.key and not settings.key_file.exists()
+    tokeniser, sealer = settings.secrets(app, make=True)
+    if tokeniser is not None and not settings.key:
+        made = "made" if new_key else "used"
+        note(f"key {made}: {settings.key_file}, readable by its owner only; elsewhere set PELTON_KEY instead")
+    with ExitStack() as stack:
+        log = stack.enter_context(settings.open_log(sealer, make=True))
+        registry = settings.open_registry(make=True)
+        if registry is not None:
+            stack.callback(registry.close)
+        sinks = open_sinks(app, log, outputs)
+        figures = LiveFigures(app)
+        began_s = time.monotonic()
+
+        def picture() -> Picture:
+            return figures.picture(time.monotonic() - began_s, runner.learned, tuple(runner.problems))
+
+        runner = AppRunner(
+            app, log, registry, settings.data, tokeniser, sealer, sinks,
+            on_step=lambda step: figures.add(step, time.monotonic() - began_s), learn=learn,
+        )  # fmt: skip
+        with runner:
+            for worker in runner.workers:
+                if worker.commit:
+                    note(
+                        f"going on after commit {worker.commit:,}: {worker.replayed:,} records replayed for the windows"
+                    )
+            began_s = time.monotonic()
+            with stopping_on_signals(runner.stop), Show(picture, "pelton run", plain):
+                runner.run(until_idle)
+        return live_words.summary(picture())
+
+
+def open_sinks(app: App, log: Log, outputs: Sequence[str]) -> dict[str, Sink]:
+    """Open the sinks that outputs mean; what an earlier run began is gone on with.
+
+    Raises:
+        ConnectorError: one cannot be opened, or cannot be gone on with.
+    """
+    sinks: dict[str, Sink] = {}
+    for each in outputs:
+        began = log.manifest(group_of_sink(app.name, each), 0) is not None
+        sinks[each] = open_sink(each, resume=began or each.endswith(GROWING))
+    return sinks
