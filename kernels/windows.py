@@ -7,37 +7,24 @@ The result depends on the events alone, in (time, order of arrival): not on batc
 import numpy as np
 
 from kernels.compiled import njit
-from kernels.int128 import add_product
-from kernels.parts import NO_RUNTIME, hot, part
-from kernels.prefetch import prefetch
-from kernels.window_counts import add_value, counts_full, move_counts
+from kernels.parts import NO_RUNTIME, hot
+from kernels.window_ahead import look_ahead
+from kernels.window_counts import counts_full, move_counts
 from kernels.window_features import emit
+from kernels.window_rows import drop_expired, drop_front, insert
 from kernels.window_state import (
     BEGIN,
-    BEST,
-    C_COLUMN,
     C_COUNTS,
     C_KIND,
-    C_META,
     CAPACITY,
     CURSOR,
-    DROPPED,
     END,
     FIRST,
     FREE_SLOT,
-    FROM,
-    HAS_KNOWN,
-    HIGH,
     HINTS,
-    KNOWN_MAX,
-    LOW,
     PHASE,
     PLAN,
     RETENTION_MS,
-    ROWS_CAPPED,
-    ROWS_LIVE,
-    ROWS_MAX,
-    SEEN_TO,
     SLOTS_USED,
     STATE,
     SWEEP_AT,
@@ -79,177 +66,9 @@ def seek(pool, begin, first, end, guess, bound_ms):  # type: ignore[no-untyped-d
     return low
 
 
-@part
-def drop_front(meta, pool, count_key, count_n, ctl, columns, caches, slot, new_first):  # type: ignore[no-untyped-def]
-    """Forget the oldest rows of a key, and take them out of what is cached."""
-    for cache in range(caches.shape[0]):
-        at = caches[cache, C_META]
-        if caches[cache, C_KIND] == C_COUNTS:
-            column = columns[caches[cache, C_COLUMN], 1]
-            while meta[slot, at + LOW] < new_first and meta[slot, at + LOW] < meta[slot, at + HIGH]:
-                add_value(
-                    meta,
-                    count_key,
-                    count_n,
-                    ctl,
-                    caches,
-                    slot,
-                    cache,
-                    pool[meta[slot, BEGIN] + meta[slot, at + LOW], column],
-                    -1,
-                )
-                meta[slot, at + LOW] += 1
-    ctl[ROWS_LIVE] -= new_first - meta[slot, FIRST]
-    meta[slot, FIRST] = new_first
-
-
-@part
-def drop_expired(meta, pool, count_key, count_n, ctl, columns, caches, slot, floor_ms):  # type: ignore[no-untyped-def]
-    """Forget the rows of a key at or before a time."""
-    first = meta[slot, FIRST]
-    while first < meta[slot, END] and pool[meta[slot, BEGIN] + first, 0] <= floor_ms:
-        first += 1
-    if first > meta[slot, FIRST]:
-        drop_front(meta, pool, count_key, count_n, ctl, columns, caches, slot, first)
-
-
-@hot
-def write_row(pool, columns, shape, row, is_first, time_ms, known_ms, values, now):  # type: ignore[no-untyped-def]
-    """Write one event into a row, its running totals taken from the row before it."""
-    pool[row, 0] = time_ms
-    if shape[HAS_KNOWN] != 0:
-        pool[row, 1] = known_ms
-    for column in range(columns.shape[0]):
-        source, at = columns[column, 0], columns[column, 1]
-        pool[row, at] = values[now, source]
-        if columns[column, 4] != 0:
-            continue
-        total = at + 1
-        pool[row, total] = 0 if is_first else pool[row - 1, total] + pool[row - 1, at]
-        if columns[column, 2] != 0:
-            pool[row, at + 2] = values[now, source + 1]
-            pool[row, at + 3] = 0 if is_first else pool[row - 1, at + 3] + pool[row - 1, at + 2]
-        if columns[column, 3] != 0:
-            squares = at + 2 + 2 * columns[column, 2]
-            if is_first:
-                pool[row, squares], pool[row, squares + 1] = 0, 0
-            else:
-                before = pool[row - 1, at]
-                low, high = add_product(pool[row - 1, squares], pool[row - 1, squares + 1], before, before)
-                pool[row, squares], pool[row, squares + 1] = low, high
-
-
-@part
-def insert_between(meta, pool, windows, caches, slot, at):  # type: ignore[no-untyped-def]
-    """Move the rows from `at` on up by one, and every remembered position with them."""
-    begin, width = meta[slot, BEGIN], pool.shape[1]
-    for position in range(meta[slot, END], at, -1):
-        for column in range(width):
-            pool[begin + position, column] = pool[begin + position - 1, column]
-    for window in range(windows.shape[0]):
-        if meta[slot, HINTS + window] > at:
-            meta[slot, HINTS + window] += 1
-    for cache in range(caches.shape[0]):
-        first = caches[cache, C_META]
-        if caches[cache, C_KIND] == C_COUNTS:
-            if at < meta[slot, first + LOW]:
-                meta[slot, first + LOW] += 1
-                meta[slot, first + HIGH] += 1
-            elif at < meta[slot, first + HIGH]:
-                meta[slot, first + HIGH] += 1
-        elif at < meta[slot, first + SEEN_TO]:
-            meta[slot, first + BEST], meta[slot, first + FROM], meta[slot, first + SEEN_TO] = -1, 0, 0
-
-
-@hot
-def insert(meta, pool, count_key, count_n, ctl, windows, columns, caches, shape, slot, times, values, now):  # type: ignore[no-untyped-def]
-    """Put an event where it belongs in its key's segment, which has room; return its position."""
-    time_ms, known_ms = times[now, 0], times[now, 1]
-    begin, end = meta[slot, BEGIN], meta[slot, END]
-    at = end
-    while at > meta[slot, FIRST] and pool[begin + at - 1, 0] > time_ms:
-        at -= 1
-    if at < end:
-        insert_between(meta, pool, windows, caches, slot, at)
-    meta[slot, END] = end + 1
-    ctl[ROWS_LIVE] += 1
-    write_row(pool, columns, shape, begin + at, at == meta[slot, FIRST], time_ms, known_ms, values, now)
-    if at < end:
-        if at == meta[slot, FIRST]:  # nothing before it: its totals are those of the row it pushed up
-            _copy_totals(pool, columns, begin + at)
-        for position in range(at + 1, end + 1):
-            _add_to_totals(pool, columns, begin + position, begin + at)
-        for cache in range(caches.shape[0]):
-            first = caches[cache, C_META]
-            if caches[cache, C_KIND] == C_COUNTS and meta[slot, first + LOW] <= at < meta[slot, first + HIGH]:
-                column = columns[caches[cache, C_COLUMN], 1]
-                add_value(meta, count_key, count_n, ctl, caches, slot, cache, pool[begin + at, column], 1)
-    if shape[HAS_KNOWN] != 0:
-        meta[slot, KNOWN_MAX] = max(meta[slot, KNOWN_MAX], known_ms)
-    if meta[slot, END] - meta[slot, FIRST] > shape[ROWS_MAX]:
-        drop_front(meta, pool, count_key, count_n, ctl, columns, caches, slot, meta[slot, FIRST] + 1)
-        meta[slot, DROPPED] += 1
-        ctl[ROWS_CAPPED] += 1
-    return at
-
-
-@part
-def _copy_totals(pool, columns, row):  # type: ignore[no-untyped-def]
-    for column in range(columns.shape[0]):
-        if columns[column, 4] == 0:
-            at = columns[column, 1]
-            pool[row, at + 1] = pool[row + 1, at + 1]
-            squares = at + 2 + 2 * columns[column, 2]
-            if columns[column, 2] != 0:
-                pool[row, at + 3] = pool[row + 1, at + 3]
-            if columns[column, 3] != 0:
-                pool[row, squares] = pool[row + 1, squares]
-                pool[row, squares + 1] = pool[row + 1, squares + 1]
-
-
-@part
-def _add_to_totals(pool, columns, row, added):  # type: ignore[no-untyped-def]
-    for column in range(columns.shape[0]):
-        if columns[column, 4] == 0:
-            at = columns[column, 1]
-            value = pool[added, at]
-            pool[row, at + 1] += value
-            if columns[column, 2] != 0:
-                pool[row, at + 3] += pool[added, at + 2]
-            if columns[column, 3] != 0:
-                squares = at + 2 + 2 * columns[column, 2]
-                low, high = add_product(pool[row, squares], pool[row, squares + 1], value, value)
-                pool[row, squares], pool[row, squares + 1] = low, high
-
-
-@hot
-def look_ahead(table, slot_key, meta, pool, windows, kinds, keys, now):  # type: ignore[no-untyped-def]
-    """Fetch what later events will touch, in three steps of which each needs what the one before it fetched."""
-    if now + 12 < kinds.size:
-        prefetch(table, np.int64(mix(keys[now + 12], np.uint64(0)) & np.uint64(table.size - 1)))
-    if now + 8 < kinds.size:
-        slot = find_slot(table, slot_key, keys[now + 8])
-        if slot >= 0:
-            first = slot * meta.shape[1]
-            prefetch(meta, first)
-            prefetch(meta, first + 8)
-            prefetch(meta, first + meta.shape[1] - 1)
-    if now + 4 < kinds.size:
-        slot = find_slot(table, slot_key, keys[now + 4])
-        if slot >= 0 and meta[slot, CAPACITY] > 0:
-            width, begin = pool.shape[1], meta[slot, BEGIN]
-            newest = begin + min(meta[slot, END], meta[slot, CAPACITY] - 1)
-            prefetch(pool, newest * width)
-            prefetch(pool, newest * width + width - 1)
-            prefetch(pool, max(newest - 1, 0) * width)
-            for window in range(windows.shape[0]):
-                oldest = begin + min(meta[slot, HINTS + window], meta[slot, CAPACITY] - 1)
-                prefetch(pool, oldest * width)
-                prefetch(pool, oldest * width + width - 1)
-
-
 @njit(
-    f"int64({STATE}, {PLAN}, int8[::1], uint64[::1], int64[:,::1], int64[:,::1], float64[:,::1], int64[:,::1], int64[::1])",
+    f"int64({STATE}, {PLAN}, int8[::1], uint64[::1], int64[:,::1], int64[:,::1], "
+    "float64[:,::1], int64[:,::1], int64[::1])",
     **NO_RUNTIME,
 )
 def update(state_arrays, plan_arrays, kinds, keys, times, values, out, stretch, scratch):  # type: ignore[no-untyped-def]
@@ -273,7 +92,9 @@ def update(state_arrays, plan_arrays, kinds, keys, times, values, out, stretch, 
     windows, columns, caches, program, params, shape = plan_arrays
     while ctl[CURSOR] < kinds.size:
         now = ctl[CURSOR]
-        look_ahead(table, slot_key, meta, pool, windows, kinds, keys, now)
+        look_ahead(
+            table, slot_key, meta, pool, count_key, count_n, windows, columns, caches, kinds, keys, values, now
+        )  # fmt: skip
         time_ms, floor_ms = times[now, 0], times[now, 2]
         slot = find_slot(table, slot_key, keys[now])
         if ctl[PHASE] == 0:
@@ -298,43 +119,17 @@ def update(state_arrays, plan_arrays, kinds, keys, times, values, out, stretch, 
         if kinds[now] & QUERY:
             position = ctl[PHASE] - 2
             if not find_bounds(
-                meta,
-                pool,
-                count_key,
-                count_n,
-                ctl,
-                windows,
-                columns,
-                caches,
-                slot,
-                time_ms,
-                floor_ms,
-                position,
+                meta, pool, count_key, count_n, ctl, windows, columns, caches, slot, time_ms, floor_ms, position,
                 stretch,
-            ):
+            ):  # fmt: skip
                 return GROW_COUNTS
             before = position
             if position < 0 and slot >= 0:
                 before = seek(pool, meta[slot, BEGIN], meta[slot, FIRST], meta[slot, END], meta[slot, END], time_ms)
             emit(
-                meta,
-                pool,
-                count_key,
-                count_n,
-                columns,
-                caches,
-                program,
-                params,
-                shape,
-                slot,
-                time_ms,
-                before,
-                stretch,
-                values,
-                out,
-                scratch,
-                now,
-            )
+                meta, pool, count_key, count_n, columns, caches, program, params, shape, slot, time_ms, before,
+                stretch, values, out, scratch, now,
+            )  # fmt: skip
         ctl[PHASE] = 0
         ctl[CURSOR] += 1
     ctl[CURSOR] = 0
@@ -363,18 +158,9 @@ def find_bounds(
         if caches[cache, C_KIND] == C_COUNTS:
             window = caches[cache, 1]
             if not move_counts(
-                meta,
-                pool,
-                count_key,
-                count_n,
-                ctl,
-                columns,
-                caches,
-                slot,
-                cache,
-                stretch[window, 0],
+                meta, pool, count_key, count_n, ctl, columns, caches, slot, cache, stretch[window, 0],
                 stretch[window, 1],
-            ):
+            ):  # fmt: skip
                 return False
     return True
 
@@ -391,7 +177,7 @@ def sweep(state_arrays, plan_arrays, floor_ms, slots):  # type: ignore[no-untype
         How many keys were freed.
     """
     table, slot_key, meta, pool, free, count_key, count_n, ctl = state_arrays
-    windows, columns, caches, program, params, shape = plan_arrays
+    _, columns, caches, _, _, shape = plan_arrays
     freed = 0
     used = ctl[SLOTS_USED]
     for _ in range(min(slots, used)):
@@ -419,7 +205,7 @@ def look(state_arrays, plan_arrays, key, time_ms, floor_ms, values, out, stretch
 
     Moves only hints and caches, never what is stored.
     """
-    table, slot_key, meta, pool, free, count_key, count_n, ctl = state_arrays
+    table, slot_key, meta, pool, _, count_key, count_n, ctl = state_arrays
     windows, columns, caches, program, params, shape = plan_arrays
     slot = find_slot(table, slot_key, key)
     if slot < 0:
@@ -430,24 +216,9 @@ def look(state_arrays, plan_arrays, key, time_ms, floor_ms, values, out, stretch
         return -2
     before = seek(pool, meta[slot, BEGIN], meta[slot, FIRST], meta[slot, END], meta[slot, END], time_ms)
     emit(
-        meta,
-        pool,
-        count_key,
-        count_n,
-        columns,
-        caches,
-        program,
-        params,
-        shape,
-        slot,
-        time_ms,
-        before,
-        stretch,
-        values,
-        out,
-        scratch,
-        0,
-    )
+        meta, pool, count_key, count_n, columns, caches, program, params, shape, slot, time_ms, before, stretch,
+        values, out, scratch, 0,
+    )  # fmt: skip
     return meta[slot, END] - meta[slot, FIRST]
 
 

@@ -96,8 +96,7 @@ class Engine:
         elif plan.facts is not None and plan.facts.name in chunks:
             labels = chunks[plan.facts.name]
             judged[plan.facts.name] = judge_labels(labels, plan.facts.schema, plan.fact_field, self._tokeniser)
-        matrix = np.full((len(main.columns), len(plan.names)), np.nan)
-        self._run_levels(main, judged, merge(list(judged.items()), floor_before_ms), matrix)
+        matrix = self._run_levels(main, judged, merge(list(judged.items()), floor_before_ms))
         return Featured(
             main.columns.rows, main.offsets, matrix, main.columns,
             [letter for each in judged.values() for letter in each.dead],
@@ -112,23 +111,38 @@ class Engine:
             none, none, none.astype(bool), RowColumns(empty, schema), none, none.astype(np.uint64), Ledger(), []
         )
 
-    def _run_levels(self, main: Judged, judged: Mapping[str, Judged], timeline: Timeline, matrix: Float64s) -> None:
+    def _run_levels(self, main: Judged, judged: Mapping[str, Judged], timeline: Timeline) -> Float64s:
         plan = self.plan
         facts = self._join(judged, timeline) if self.join is not None else None
+        if len(plan.groups) == 1 and len(plan.groups[0].outputs) == len(plan.names):  # one group gives every column
+            values = FeatureValues(main.columns, plan, None)
+            return self._run_group(plan.groups[0], self.groups[0], main, judged, timeline, facts, values)
+        matrix = np.full((len(main.columns), len(plan.names)), np.nan)
         values = FeatureValues(main.columns, plan, matrix)
         for level in range(max(plan.levels, default=0) + 1):
             for group, state in zip(plan.groups, self.groups, strict=True):
-                if group.level != level:
-                    continue
-                if group.kind == "own":
-                    features = self._run_own(group, state, main, values)
-                elif group.kind == "facts":
-                    assert facts is not None
-                    features = self._run_facts(group, state, main, timeline, facts)
-                else:
-                    features = self._run_other(group, state, main, judged.get(group.source.name), timeline)
-                matrix[:, group.outputs] = features
+                if group.level == level:
+                    features = self._run_group(group, state, main, judged, timeline, facts, values)
+                    matrix[:, group.outputs] = features
             values.fill(level)
+        return matrix
+
+    def _run_group(
+        self,
+        group: GroupPlan,
+        state: Group,
+        main: Judged,
+        judged: Mapping[str, Judged],
+        timeline: Timeline,
+        facts: Facts | None,
+        values: FeatureValues,
+    ) -> Float64s:
+        if group.kind == "own":
+            return self._run_own(group, state, main, values)
+        if group.kind == "facts":
+            assert facts is not None
+            return self._run_facts(group, state, main, timeline, facts)
+        return self._run_other(group, state, main, judged.get(group.source.name), timeline)
 
     def _floor_ms(self) -> int:
         return self.admissions[self.plan.stream.name].floor_ms

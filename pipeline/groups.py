@@ -13,7 +13,7 @@ from kernels.window_features import TOP_MAX
 
 Int64s = NDArray[np.int64]
 Float64s = NDArray[np.float64]
-POOL_BYTES = 64 << 20  # reserved, not used: the system gives memory when it is written to
+POOL_BYTES = 256 << 20  # reserved, not used: the system gives memory when it is written to, and growing copies
 
 
 class Group:
@@ -44,7 +44,9 @@ class Group:
         `floor_ms` is the oldest time that an event not late could still have after this batch; keys of which no
         window can see an event any more are freed by it.
         """
-        out = np.full((kinds.size, self.features), np.nan)
+        out = np.empty((kinds.size, self.features))
+        if not (kinds & windows.QUERY).all():  # the others' rows are not written
+            out.fill(np.nan)
         while code := windows.update(tuple(self.state), self._plan, kinds, keys, times, values, out, *self._scratch):
             self._grow(code)
         self._sweep(floor_ms, kinds.size)
