@@ -106,7 +106,8 @@ def spread(arguments: Sequence[str]) -> list[str]:
     option, given = "", 0
     for each in arguments:
         if each.startswith("-") and each != "-":
-            option, given = (each if each in _LISTS else ""), 0
+            name, _, value = each.partition("=")
+            option, given = (name if name in _LISTS else ""), int(bool(value))
         elif option:
             given += 1
             if given > 1 and not each.split(":")[0].endswith(".py"):  # an app may stand behind the files
