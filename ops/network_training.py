@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 Float64s = NDArray[np.float64]
 ROWS_AT_ONCE = 512
-EPOCH_ROWS_MIN = 30_000  # where positives are few, an epoch takes more negatives: about 60 steps at least
+EPOCH_ROWS_MIN = 30_000  # where positives are few, an epoch takes more negatives
+STEPS_MIN = 60  # of an epoch; where events are few, batches are smaller
+BATCH_MIN, BATCH_MAX = 64, 512
 EPOCHS_QUICK = 2
 GATE_ROWS = 5_000  # rows of history that the parity gate draws from
 
@@ -51,7 +53,7 @@ def train_network(known: Dataset, settings: NetworkSettings, folder: Path, progr
 
     trained = fit(
         known.features, known.specs, known.labels.astype(np.uint8), known.times_ms,
-        _network_settings(settings, int(known.labels.sum())),
+        _network_settings(settings, len(known), int(known.labels.sum())),
         folder, tell, sizes=_sizes(settings), resume=settings.resume,
     )  # fmt: skip
     progress(Stage("network", 1, 1, f"epoch {trained.report['best_epoch']} is the best"))
@@ -62,14 +64,18 @@ def train_network(known: Dataset, settings: NetworkSettings, folder: Path, progr
     return (folder / MOE).read_bytes(), folder / "training_report.json"
 
 
-def _network_settings(settings: NetworkSettings, positives: int) -> TrainSettings:
+def _network_settings(settings: NetworkSettings, events: int, positives: int) -> TrainSettings:
     from models.train.settings import TrainSettings
 
+    negatives = max(10.0, EPOCH_ROWS_MIN / max(positives, 1))  # for each positive
+    rows = min(events, positives * (1 + negatives)) * (1 - settings.held_back)
+    batch = 1 << int(np.log2(max(rows / STEPS_MIN, 1)))
     return TrainSettings(
         epochs=min(EPOCHS_QUICK, settings.epochs) if settings.quick else settings.epochs,
         seed=settings.seed,
         validation_share=settings.held_back,
-        negatives_per_positive=max(10.0, EPOCH_ROWS_MIN / max(positives, 1)),
+        negatives_per_positive=negatives,
+        batch=int(np.clip(batch, BATCH_MIN, BATCH_MAX)),
         device=settings.device,
         threads=settings.threads,
     )
