@@ -22,7 +22,7 @@ def binaries() -> Path | None:
 
 @contextlib.contextmanager
 def running() -> Iterator[str]:
-    """Run a server on a free port of this machine and give its URL; PELTON_TEST_POSTGRES names one that runs already."""
+    """Run a server on a free port and give its URL; PELTON_TEST_POSTGRES names one that runs already."""
     if url := os.environ.get("PELTON_TEST_POSTGRES"):
         yield url
         return
