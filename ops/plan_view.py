@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 
 from pipeline.app import App, Task
 from pipeline.durations import in_words
@@ -59,7 +60,7 @@ def _groups(plan: StreamPlan) -> Iterator[tuple[int, str]]:
 
 
 def _windows(plan: StreamPlan, group: GroupPlan) -> Iterator[tuple[int, str]]:
-    for number, (span_ms, delay_ms) in enumerate(group.windows):
+    for number, (span_ms, delay_ms) in sorted(enumerate(group.windows), key=lambda each: each[1]):
         yield 3, f"last {in_words(span_ms)}" + (f", {in_words(delay_ms)} ago" if delay_ms else "")
         for (node, _, window), column in zip(group.members, group.outputs, strict=True):
             if window == number:
@@ -81,10 +82,18 @@ def _of_the_event(plan: StreamPlan) -> Iterator[tuple[int, str]]:
 
 def _task(task: Task) -> Iterator[tuple[int, str]]:
     yield 1, f"task {task.name} decides {task.on.name}"
-    yield 2, f"{len(task.features)} features, threshold {task.threshold}"
+    yield 2, f"{len(task.features)} features, threshold {_threshold(task)}"
     for rule in task.rules:
         yield 2, f"rule {rule.name!r}: {rule.when.text} -> {rule.then}"
     models = " + ".join(each for each in (task.model, task.learner) if each)
     yield 2, f"models {models}" if models else "no models: rules decide alone"
     if task.label is not None:
         yield 2, f"learns from {task.label}, joined for {in_words(task.label_wait_ms)}"
+
+
+def _threshold(task: Task) -> str:
+    """Return the threshold as it was declared: what has its default is left out."""
+    chosen = task.threshold
+    given = {each.name: getattr(chosen, each.name) for each in fields(chosen)}
+    shown = (f"{each.name}={given[each.name]}" for each in fields(chosen) if given[each.name] != each.default)
+    return f"{type(chosen).__name__}({', '.join(shown)})"

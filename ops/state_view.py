@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from connectors.secrets import Tokeniser
 from kernels import window_state as ws
 from ops.model_view import when
 from ops.settings import Settings
+from ops.terminal import counted
 from pipeline.app import App
 from pipeline.engine import Engine
 from pipeline.errors import nearest
@@ -67,6 +68,7 @@ class KeyState:
         waiting: records in the log that nothing has decided yet.
         events: of the key in its windows' memory; -1 if it has none.
         newest_ms: event time of the newest of them; None if there is none.
+        in_a_window: whether one of its events is young enough for one of its windows.
         features: all of this key.
     """
 
@@ -78,21 +80,21 @@ class KeyState:
     waiting: int
     events: int
     newest_ms: int | None
+    in_a_window: bool
     features: tuple[KeyFeature, ...]
 
     @property
     def status(self) -> str:
-        """`live`; `idle` if no window sees an event of it; `unknown` if there is none, or it was freed."""
+        """`live`; `idle` if its events are too old for every window; `unknown` if there is none, or it was freed."""
         if self.events < 0:
             return "unknown"
-        seen = any(each.value not in (None, 0.0) for each in self.features)
-        return "live" if seen else "idle"
+        return "live" if self.in_a_window else "idle"
 
     def lines(self, now_ms: int) -> list[tuple[str, object]]:
         """Return what to print above the features; `now_ms` is the clock's."""
         status = {
-            "live": f"live, {self.events:,} events in memory",
-            "idle": f"idle, {self.events:,} events in memory, none in a window",
+            "live": f"live, {counted(self.events, 'event')} in memory",
+            "idle": f"idle, {counted(self.events, 'event')} in memory, none in a window",
             "unknown": "unknown: no event of it, or none for longer than the longest window",
         }
         pairs: list[tuple[str, object]] = [("key", f"{self.stream} by {self.key}"), ("status", status[self.status])]
@@ -131,15 +133,17 @@ def look_up(app: App, settings: Settings, log: Log, tokeniser: Tokeniser | None,
     if stream not in app.plans:
         raise StateError(f"app {app.name!r} decides no stream {stream!r}; {nearest(stream, app.plans)}")
     plan = app.plans[stream]
-    field, value = _field_and_value(plan, key)
-    hashed = _hash(plan.stream.schema.field(field), value, tokeniser)
+    by, value = _field_and_value(plan, key)
+    hashed = _hash(plan.stream.schema.field(by), value, tokeniser)
     name = group_of(app.name, stream)
     store = StateStore(settings.state / name / "0")
     found = recover(plan, log, name, 0, store, tokeniser)
     waiting = sum(log.end(each, 0) - at for each, at in found.positions.items())
-    as_of_ms = found.engine.admissions[stream].high_ms
-    events, newest_ms, features = _look(found.engine, field, hashed, as_of_ms)
-    return KeyState(stream, field, as_of_ms, found.commit, found.replayed, waiting, events, newest_ms, tuple(features))
+    known = _look(found.engine, by, hashed)
+    return KeyState(
+        stream, by, found.engine.admissions[stream].high_ms, found.commit, found.replayed, waiting, known.events,
+        known.newest_ms, known.in_a_window, tuple(known.features),
+    )  # fmt: skip
 
 
 def _field_and_value(plan: StreamPlan, key: str) -> tuple[str, str]:
@@ -157,29 +161,43 @@ def _field_and_value(plan: StreamPlan, key: str) -> tuple[str, str]:
     return fields[0], key
 
 
-def _hash(field: Field, value: str, tokeniser: Tokeniser | None) -> int:
-    if field.sensitive:
+def _hash(kind: Field, value: str, tokeniser: Tokeniser | None) -> int:
+    if kind.sensitive:
         if tokeniser is None:
-            raise StateError(f"{field.name} is sensitive and there is no key to find it by; set PELTON_KEY")
-        value = tokeniser.token(field.sensitive, value)
+            raise StateError(f"{kind.name} is sensitive and there is no key to find it by; set PELTON_KEY")
+        value = tokeniser.token(kind.sensitive, value)
     try:
-        column = pa.array([value]).cast(field.arrow_type)
+        column = pa.array([value]).cast(kind.arrow_type)
     except pa.ArrowInvalid:
-        raise StateError(f"{field.name} is {value!r}; it is a {field.type}") from None
+        raise StateError(f"{kind.name} is {value!r}; it is a {kind.type}") from None
     return int(hash_column(column)[0])
 
 
-def _look(engine: Engine, field: str, key: int, as_of_ms: int) -> tuple[int, int | None, list[KeyFeature]]:
-    events, newest, features = -1, None, []
-    floor_ms = engine.admissions[engine.plan.stream.name].floor_ms
+def _look(engine: Engine, by: str, key: int) -> _Found:
+    """Ask every group of windows by a field."""
+    found = _Found()
+    admission = engine.admissions[engine.plan.stream.name]
     for plan, group in zip(engine.plan.groups, engine.groups, strict=True):
-        if plan.key != field:
+        if plan.key != by:
             continue
-        rows, values = group.look(key, as_of_ms, floor_ms)
-        events = max(events, rows)
-        newest = max((each for each in (newest, _newest_ms(group, key)) if each is not None), default=None)
-        features += _named(engine.plan, plan, values.tolist() if rows >= 0 else None)
-    return events, newest, features
+        rows, values = group.look(key, admission.high_ms, admission.floor_ms)
+        found.events = max(found.events, rows)
+        newest_ms = _newest_ms(group, key)
+        if newest_ms is not None:
+            found.newest_ms = max(newest_ms, found.newest_ms or newest_ms)
+            found.in_a_window |= newest_ms > admission.high_ms - plan.retention_ms
+        found.features += _named(engine.plan, plan, values.tolist() if rows >= 0 else None)
+    return found
+
+
+@dataclass
+class _Found:
+    """What the groups of one key know together; see `KeyState`."""
+
+    events: int = -1
+    newest_ms: int | None = None
+    in_a_window: bool = False
+    features: list[KeyFeature] = field(default_factory=list)
 
 
 def _named(plan: StreamPlan, group: GroupPlan, values: Sequence[float] | None) -> list[KeyFeature]:

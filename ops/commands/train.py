@@ -39,7 +39,7 @@ def train(
     from ops.extras import NETWORK, need
     from ops.inputs import open_inputs
     from ops.settings import Settings
-    from ops.terminal import facts, ready_kernels, say, stages
+    from ops.terminal import facts, note, ready_kernels, say, stages
     from ops.times import read_time
     from ops.training import TrainingSettings
     from ops.training import train as learn
@@ -55,8 +55,12 @@ def train(
         need(NETWORK, "the network is trained with it")
     ready_kernels()
     tokeniser, _ = settings.secrets(loaded, make=True)
-    with stages() as step:
-        made = learn(loaded, chosen, opened, wanted, out, step, tokeniser)
+    try:
+        with stages() as step:
+            made = learn(loaded, chosen, opened, wanted, out, step, tokeniser)
+    except KeyboardInterrupt:
+        note("interrupted; the same command with --resume goes on from the last epoch")
+        raise
     say(f"learned from {made.events:,} labelled events, {made.positives:,} of them positive")
     facts([(name, f"{value:.4f}") for name, value in made.metrics.items()])
     say(f"bundle {made.bundle.id} in {made.folder}")

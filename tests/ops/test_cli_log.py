@@ -159,6 +159,20 @@ def parsed(line):
     return found if isinstance(found, dict) else {}
 
 
+def test_a_key_is_idle_once_its_events_are_too_old_for_every_window(bank, pelton):
+    ages = {"old": 0, "young": 3_599_000, "new": 3_600_000}
+    lines = [{"event_id": card, "ts": 1767571200000 + at, "card": card, "terminal": "t", "place": "x", "amount": 5}
+             for card, at in ages.items()]  # fmt: skip
+    (bank / "payments.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    pelton("append bank.py payments.jsonl")
+    decide()
+    shown = {card: pelton(f"state get payments card={card} --app bank.py").stdout for card in ages}
+    assert "idle, 1 event in memory, none in a window" in shown["old"]
+    assert "2026-01-05 00:00 UTC, 60 minutes before" in shown["old"]
+    assert "live, 1 event in memory" in shown["young"]
+    assert "live, 1 event in memory" in shown["new"]
+
+
 def test_a_key_never_seen_is_unknown(decided, pelton):
     assert "unknown: no event of it" in pelton("state get payments card=1 --app bank.py").stdout
 
