@@ -19,6 +19,7 @@ from kernels.window_state import (
     HINTS,
     KNOWN_MAX,
     LOW,
+    RETENTION_MS,
     ROWS_CAPPED,
     ROWS_LIVE,
     ROWS_MAX,
@@ -134,9 +135,10 @@ def insert(meta, pool, count_key, count_n, ctl, windows, columns, caches, shape,
     if shape[HAS_KNOWN] != 0:
         meta[slot, KNOWN_MAX] = max(meta[slot, KNOWN_MAX], known_ms)
     if meta[slot, END] - meta[slot, FIRST] > shape[ROWS_MAX]:
+        if pool[begin + meta[slot, FIRST], 0] > times[now, 2] - shape[RETENTION_MS]:  # a window may still see it
+            meta[slot, DROPPED] += 1
+            ctl[ROWS_CAPPED] += 1
         drop_front(meta, pool, count_key, count_n, ctl, columns, caches, slot, meta[slot, FIRST] + 1)
-        meta[slot, DROPPED] += 1
-        ctl[ROWS_CAPPED] += 1
     return at
 
 

@@ -26,10 +26,11 @@ def judged(records, has_clock=True, start=0):
     ctl, limits = np.array([LONG_AGO_MS, 0]), np.array([LATENESS_MS, LATENESS_MS, TOLERANCE_MS])
     seen_id, seen_ms = np.zeros(8, np.uint64), np.zeros(8, np.int64)
     status, floors = np.zeros(times.size, np.int8), np.zeros(times.size, np.int64)
-    done, rebuilt = 0, 0
+    done, rebuilt, clock = 0, 0, appended if has_clock else times[:0]
     while done < times.size:
-        done = admission.judge(times, appended if has_clock else times[:0], ids, redriven, ctl, seen_id, seen_ms, limits,
-                               status, floors, done)  # fmt: skip
+        done = admission.judge(
+            times, clock, ids, redriven, ctl, seen_id, seen_ms, limits, status, floors, done
+        )  # fmt: skip
         if done < times.size:
             oldest = ctl[0] - LATENESS_MS
             kept = int(((seen_id != 0) & (seen_ms >= oldest)).sum())
