@@ -32,9 +32,10 @@ def draw(picture: Picture, width: int, height: int, title: str = "pelton run") -
         _panel("models", _models(picture, inside, height), width),
     ]
     if picture.problems:
-        panels.append(_panel("problems", Text("\n".join(picture.problems[:2]), "red"), width))
+        told = Text("\n".join(picture.problems[:2]), "red", no_wrap=True, overflow="ellipsis")
+        panels.append(_panel("problems", told, width))
     used = 1 + sum(_lines(panel) for panel in panels)
-    rows = max(height - used - 4, 1)  # two lines of frame, one of headers, one that the cursor needs
+    rows = max(height - used - 3, 1)  # two lines of frame, one of headers
     return Group(_header(picture, title, width), *panels, _panel("decisions", _decisions(picture, rows, width), width))
 
 
@@ -71,7 +72,7 @@ def _grid() -> Table:
 
 def _stream(picture: Picture, width: int) -> Table:
     grid = _grid()
-    room = min(max(width - 48, 8), 60)
+    room = min(max(width - 54, 8), 60)
     rate = Text.assemble(
         (f"{picture.rates[-1] if picture.rates else 0:>6,} /s ", "bold"),
         (words.sparkline(picture.rates, room), "green"), "   ", ("latency ", _NAME), _latency(picture.recent_ms),
@@ -95,7 +96,7 @@ def _latency(p50_p99_ms: tuple[float, float]) -> Text:
 def _ledger(counts: Mapping[str, int]) -> Text:
     closed = is_closed(counts)
     text = Text(words.ledger(counts, short=True))
-    return text.append("  ✓" if closed else "  does not add up", "bold green" if closed else "bold red")
+    return text.append("  ✓", "bold green") if closed else Text("does not add up: ", "bold red").append_text(text)
 
 
 def _models(picture: Picture, width: int, height: int) -> Table:
@@ -142,7 +143,7 @@ def _more(grid: Table, picture: Picture) -> None:
 
 def _decisions(picture: Picture, rows: int, width: int) -> RenderableType:
     if not picture.latest:
-        return Align.center(Text("no event has been decided yet", "dim"), vertical="middle", height=rows)
+        return Align.center(Text("no event has been decided yet", "dim"), vertical="middle", height=rows + 1)
     wide = width >= WIDE
     table = Table(box=None, expand=True, padding=(0, 1, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("time", no_wrap=True, width=8 if wide else 5)

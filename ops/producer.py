@@ -85,6 +85,10 @@ class Producer:
         if self._thread.is_alive():
             self._thread.join()
 
+    def wait(self) -> None:
+        """Return when everything is appended, it was stopped, or it failed."""
+        self._done.wait()
+
     @property
     def is_done(self) -> bool:
         """Whether everything is appended, or it was stopped."""

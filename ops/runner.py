@@ -79,6 +79,8 @@ class AppRunner(AbstractContextManager["AppRunner"]):
             specs = [plan.specs[column] for column in plan.columns_of[task.name]]
             self.models[task.name] = ServedModels(registry, task.name, specs)
             self.models[task.name].start()
+            if registry.generation(task.name) == 0:  # nothing was ever promoted: that is no problem
+                self.models[task.name].problem = None
             label = task.label.stream if task.label is not None else None
             if learn and task.learner is not None and label is not None and label.derived_from is None:
                 learner = LearnerLoop(app, task, log, registry, tokeniser, publish_every=publish_every)

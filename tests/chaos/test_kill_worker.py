@@ -25,9 +25,11 @@ from pipeline.manifest import decode
 from pipeline.recovery import chunk_of, recover, streams_of
 from pipeline.state_store import StateStore
 
+pytestmark = pytest.mark.timeout(300)  # a dozen processes: on a busy machine their starts alone take a minute
+
 APP = Path(__file__).parents[2] / "ops" / "demo" / "payments.py"
 DECISIONS = "bank.decisions"
-RUNS = 14
+RUNS = 12
 SEED = 5
 
 CHILD = """
@@ -92,7 +94,7 @@ def run_and_kill(folder, producer, due_ms, rng, starting):
         if not starting:  # most are killed while they decide, some while they start and recover
             assert runner.stdout.readline() == b"ready\n"
         while at < len(due_ms):
-            at += rng.choice((1, 1, 2, 5, 20, 200))
+            at += rng.choice((1, 2, 5, 50, 200, 500))
             decided = producer.log.end(DECISIONS, 0)
             producer.append_until(int(due_ms[min(at, len(due_ms)) - 1]))
             if hit:
@@ -124,7 +126,7 @@ def told(killed):
 def test_kills_hit_work_in_progress(killed, told):
     app, settings, kills = killed
     assert kills >= 10
-    assert len(told[2]) > 10 * RUNS
+    assert len(told[2]) > 5 * RUNS
     snapshots = StateStore(settings.state / group_of(app.name, "payments") / "0")
     assert snapshots.oldest_commit() > 0
 
