@@ -40,7 +40,7 @@ def load_app(where: str) -> App:
 
 
 def _run(path: Path) -> dict[str, object]:
-    spec = importlib.util.spec_from_file_location(f"pelton_app_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"pelton_app_{path.stem}", path.resolve())
     if spec is None or spec.loader is None:
         raise DeclarationError("it is not a Python file; an app file ends in .py", place=str(path))
     module = importlib.util.module_from_spec(spec)
@@ -52,7 +52,7 @@ def _run(path: Path) -> dict[str, object]:
     except SyntaxError as error:
         raise DeclarationError(f"{error.msg}: {(error.text or '').strip()}", place=f"{path}:{error.lineno}") from None
     except Exception as error:
-        frames = [each for each in traceback.extract_tb(error.__traceback__) if each.filename == str(path)]
+        frames = [each for each in traceback.extract_tb(error.__traceback__) if Path(each.filename) == path.resolve()]
         line = f"{path}:{frames[-1].lineno}" if frames else str(path)
         raise DeclarationError(_in_words(error), place=line) from error
     return vars(module)

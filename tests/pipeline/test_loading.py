@@ -59,3 +59,10 @@ def test_one_of_several_apps(tmp_path: Path) -> None:
     assert load_app(f"{path}:b").name == "b"
     with pytest.raises(DeclarationError, match=r"there is no app 'c' in it; there are app, b"):
         load_app(f"{path}:c")
+
+
+def test_a_relative_path_keeps_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "x = 1\ny = x / 0")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DeclarationError, match=re.escape("bank.py:2: ZeroDivisionError: division by zero")):
+        load_app("bank.py")
