@@ -32,8 +32,9 @@ def group_of(operations, span_ms, rows_max=ROWS_MAX, delay_ms=0, parameter=500_0
                 caches.append((kind, 0, column, meta, 1))
                 meta += 4 if kind == ws.C_COUNTS else 3
     plan = ws.Plan(
-        np.array([(span_ms, delay_ms)], np.int64), np.array(layout, np.int64), np.array(caches, np.int64).reshape(-1, 5),
-        np.array(program, np.int64), np.ones(len(program)), np.array([width, 0, rows_max, span_ms + delay_ms], np.int64),
+        np.array([(span_ms, delay_ms)], np.int64), np.array(layout, np.int64),
+        np.array(caches, np.int64).reshape(-1, 5), np.array(program, np.int64), np.ones(len(program)),
+        np.array([width, 0, rows_max, span_ms + delay_ms], np.int64),
     )  # fmt: skip
     return Group(plan, meta)
 
@@ -65,7 +66,8 @@ def test_a_full_key_of_the_largest_values_sums_exactly():
     units = signs.tolist()
     expected = [
         ROWS_MAX, by_definition.total(units, 1), by_definition.mean(units, 1), by_definition.std(units, 1), LARGEST,
-        -LARGEST, -LARGEST, by_definition.quantile(units, 1, 500_000), None, by_definition.zscore(units[:-1], units[-1]),
+        -LARGEST, -LARGEST, by_definition.quantile(units, 1, 500_000), None,
+        by_definition.zscore(units[:-1], units[-1]),
     ]  # fmt: skip
     for name, value, definition in zip(NUMERIC, found, expected, strict=True):
         if definition is not None:
