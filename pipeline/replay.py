@@ -1,6 +1,6 @@
 """History through the engine: files, merged by the times of their heads, in bounded memory.
 
-Decoding runs in threads beside the engine; nothing depends on how the files are cut into batches.
+Reading and decoding run in a thread beside the engine; nothing depends on how the files are cut into batches.
 """
 
 from __future__ import annotations
@@ -43,15 +43,12 @@ class Replay(AbstractContextManager["Replay"]):
         plan: what to compute.
         inputs: stream name -> its records; the decided stream must be there, the others may be.
         tokeniser: for sensitive fields.
-        threads: for decoding.
 
     Raises:
         ValueError: the decided stream has no input, or an input is of no stream of the app.
     """
 
-    def __init__(
-        self, plan: StreamPlan, inputs: Mapping[str, Blocks], tokeniser: Tokeniser | None = None, threads: int = 1
-    ) -> None:
+    def __init__(self, plan: StreamPlan, inputs: Mapping[str, Blocks], tokeniser: Tokeniser | None = None) -> None:
         self.engine = Engine(plan, tokeniser)
         known = self.engine.inputs
         for name in inputs:
@@ -60,7 +57,7 @@ class Replay(AbstractContextManager["Replay"]):
         if known[0] not in inputs:
             raise ValueError(f"there is no input for {known[0]!r}, the stream that is decided")
         self._inputs = {name: inputs[name] for name in known if name in inputs}
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="decode")  # the engine takes twice as long
 
     def __exit__(self, *exception: object) -> None:
         """Stop decoding."""
@@ -111,18 +108,23 @@ class Replay(AbstractContextManager["Replay"]):
 
 
 class _Ahead:
-    """The chunks of one input, some of them decoded before they are asked for."""
+    """The chunks of one input, some of them read and decoded before they are asked for."""
 
     def __init__(self, source: Blocks, pool: ThreadPoolExecutor) -> None:
         self._source, self._pool = source, pool
         self._blocks = source.blocks()
-        self._futures: deque[Future[Chunk]] = deque()
+        self._futures: deque[Future[Chunk | None]] = deque()
 
     def next(self) -> Chunk | None:
         """Return the next chunk that holds a record, None at the end."""
-        while len(self._futures) < AHEAD and (block := next(self._blocks, None)) is not None:
-            self._futures.append(self._pool.submit(self._source.decode_block, block))
-        return self._futures.popleft().result() if self._futures else None
+        while len(self._futures) < AHEAD:
+            self._futures.append(self._pool.submit(self._read))
+        return self._futures.popleft().result()
+
+    def _read(self) -> Chunk | None:
+        """Read and decode a block, in the pool's only thread, so in order."""
+        block = next(self._blocks, None)
+        return self._source.decode_block(block) if block is not None else None
 
 
 def split(chunk: Chunk, rows: int) -> tuple[Chunk, Chunk]:
