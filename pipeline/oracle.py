@@ -208,7 +208,11 @@ class Oracle:
         else:
             decimals, numbers = EXPRESSION_DECIMALS, self._expression(node.input, rows)
         scaled = np.rint(numbers * 10.0**decimals)
-        return [int(each) if abs(each) <= UNITS_MAX else None for each in scaled.tolist()], 10**decimals
+        good = np.abs(scaled) <= UNITS_MAX  # not so for null
+        units = np.where(good, scaled, 0).astype(np.int64).tolist()
+        if not good.all():
+            units = [each if known else None for each, known in zip(units, good.tolist(), strict=True)]
+        return units, 10**decimals
 
     def _rows_of_key(self, source: str, key: str, values: Sequence[int], value: int) -> Int64s:
         """Return the rows with a key, in the order in which they came; none for null."""

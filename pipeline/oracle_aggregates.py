@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from fractions import Fraction
+from operator import mul
 
 Units = Sequence[int | None]
 MILLION = 1_000_000
@@ -34,7 +35,7 @@ def mean(units: Units, scale: int) -> float | None:
 
 def variance(known: Sequence[int]) -> Fraction:
     """Population variance of at least one value, in squared units."""
-    squares = sum(each * each for each in known)
+    squares = sum(map(mul, known, known))
     return Fraction(len(known) * squares - sum(known) ** 2, len(known) ** 2)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from connectors.records import Chunk
@@ -276,9 +277,15 @@ class History:
             stream, column(stream.schema.time), column(stream.schema.id), chunk.offsets[index].tolist(),
             at_rows(chunk.append_ms), at_rows(chunk.redriven_from),
             {name: [self._as_number(each) for each in column(name)] for name in numbers},
-            {name: [self.texts.number(each) for each in column(name)] for name in compared},
+            {name: self._numbers_of(rows.column(name)) for name in compared},
             [None if each is None else int(each) for each in column(label)] if labelled else [],
         )  # fmt: skip
+
+    def _numbers_of(self, column: pa.Array) -> list[int]:
+        """Number values, each different one once."""
+        encoded = column.dictionary_encode()
+        numbers = [self.texts.number(each) for each in encoded.dictionary.to_pylist()]
+        return [-1 if place is None else numbers[place] for place in encoded.indices.to_pylist()]
 
     def _as_number(self, value: object) -> float:
         if isinstance(value, str):

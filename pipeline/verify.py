@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from connectors.records import Chunk
@@ -20,7 +21,7 @@ Int64s = NDArray[np.int64]
 Float64s = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 SAMPLE_DEFAULT, SHOWN_MAX = 2_000, 20
-DEEP_VALUES_MAX = 300_000
+DEEP_VALUES_MAX = 200_000
 JUDGEMENT = "(applied or not)"
 
 
@@ -132,13 +133,14 @@ class Verifier:
         """Keep an even sample of all events so far (Vitter 1985, algorithm R)."""
         numbers = self._events + np.arange(len(applied))
         places = np.where(numbers < self._size, numbers, self._random.integers(0, numbers + 1))
-        if not len(applied):
+        drawn = np.flatnonzero(places < self._size)
+        if not drawn.size:
             return
-        chunk, name = chunks[self._plan.stream.name], self._plan.stream.schema.id
-        for row in np.flatnonzero(places < self._size).tolist():
-            at = np.searchsorted(chunk.offsets[chunk.decoded.index], applied[row])
-            event_id = str(chunk.decoded.rows.column(name)[int(at)].as_py())
-            self._drawn[int(places[row])] = (int(numbers[row]), event_id, matrix[row].copy())
+        chunk = chunks[self._plan.stream.name]
+        at = np.searchsorted(chunk.offsets[chunk.decoded.index], applied[drawn])
+        ids = chunk.decoded.rows.column(self._plan.stream.schema.id).take(pa.array(at)).to_pylist()
+        for row, event_id in zip(drawn.tolist(), ids, strict=True):
+            self._drawn[int(places[row])] = (int(numbers[row]), str(event_id), matrix[row].copy())
 
     def finish(self, progress: Progress | None = None) -> Verification:
         """Check the sample; `progress` is told how many of how many events are done."""
