@@ -7,10 +7,9 @@ writes. Only the one in the middle runs Python per event, and only to word reaso
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from connectors.records import Chunk
 from connectors.secrets import Tokeniser
 from connectors.sinks import Sink, open_sink
 from ops.pace import Pace, PacedInput
+from ops.split_scorer import SplitScorer
 from pipeline.app import App, Task
 from pipeline.decisions import Decider, Served
 from pipeline.engine import Featured
@@ -251,8 +251,9 @@ class _TaskWriter(_Writer):
 
     def __init__(self, task: Task, plan: StreamPlan, served: Served, output: str | None, done: ReplaySummary) -> None:
         super().__init__(output, lambda rows: rows)
+        if served.scorer is not None:
+            served = replace(served, scorer=SplitScorer(served.scorer))
         self._decider, self._served, self._done = Decider(task, plan), served, done
-        self._counted: Counter[str] = Counter()
 
     def write(self, featured: Featured) -> None:
         if not len(featured):

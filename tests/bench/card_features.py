@@ -3,7 +3,11 @@
 from pipeline import App, Stream, Task
 
 payments = Stream(
-    "payments", id="event_id", time="ts", lateness="5s", fields={"card": "string", "merchant": "string", "amount": "money"}
+    "payments",
+    id="event_id",
+    time="ts",
+    lateness="5s",
+    fields={"card": "string", "merchant": "string", "amount": "money"},
 )
 hour, day = payments.by("card").last("1h"), payments.by("card").last("24h")
 features = {
@@ -16,4 +20,5 @@ features = {
     "count_24h": day.count(),
     "sum_24h": day.sum("amount"),
 }
-app = App("card_features", tasks=[Task("features", on=payments, features=features, model=None, learner=None)])
+task = Task("features", on=payments, features=features, model=None, learner=None)
+app = App("card_features", tasks=[task], events_per_key=32_768)  # the busiest card has 17,300 events in 24 h

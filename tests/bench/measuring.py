@@ -1,0 +1,85 @@
+"""What benchmarks share: whole processes on two cores, timed in turns, and the machine they ran on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CORES = 2
+REPOSITORY = Path(__file__).parents[2]
+APP = Path(__file__).with_name("card_features.py")
+PELTON = [sys.executable, "-c", "from ops.cli import main; main()"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process: seconds from start to end, seconds of processor time, and the most memory it held."""
+
+    wall_s: float
+    cpu_s: float
+    mb: float
+    output: str
+
+
+def run(command: Sequence[str], cores: int = CORES) -> Run:
+    """Run a command to its end on so many cores; a failure shows what it printed."""
+    before = time.perf_counter()
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            command, stdout=said, stderr=subprocess.STDOUT, cwd=REPOSITORY,
+            env=os.environ | {"POLARS_MAX_THREADS": str(cores)},
+            preexec_fn=lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores]),
+        )  # fmt: skip
+        _, status, used = os.wait4(process.pid, 0)
+        wall_s = time.perf_counter() - before
+        said.seek(0)
+        output = said.read().decode(errors="replace")
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{output}")
+    return Run(wall_s, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, output)
+
+
+def in_turns(commands: dict[str, Sequence[str]], rounds: int) -> dict[str, Run]:
+    """Run commands one after the other, again and again, and return the best of each by wall time."""
+    best: dict[str, Run] = {}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            now = run(command)
+            if name not in best or now.wall_s < best[name].wall_s:
+                best[name] = now
+    return best
+
+
+def machine() -> dict[str, Any]:
+    """Say what this ran on, and how busy it was."""
+    return {
+        "cores": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 1), "cpu": _processor(),
+        "python": platform.python_version(),
+    }  # fmt: skip
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def workload(events: int, cards: int = 10_000) -> Path:
+    """Return the file of the workload "card features", made once."""
+    from ops.simulate.workload import card_features_stream
+
+    path = Path(tempfile.gettempdir()) / f"pelton-card-features-{events}-{cards}.jsonl"
+    if not path.exists():
+        card_features_stream(path, events, cards)
+    return path
