@@ -74,7 +74,7 @@ def _stream(picture: Picture, width: int) -> Table:
     grid = _grid()
     room = min(max(width - 54, 8), 60)
     rate = Text.assemble(
-        (f"{picture.rates[-1] if picture.rates else 0:>6,} /s ", "bold"),
+        (f"{words.rate(picture):>6,.0f} /s ", "bold"),
         (words.sparkline(picture.rates, room), "green"), "   ", ("latency ", _NAME), _latency(picture.recent_ms),
     )  # fmt: skip
     grid.add_row("events", rate)

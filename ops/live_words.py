@@ -108,12 +108,17 @@ def versions(picture: Picture) -> str:
     return f"bundle {last.bundle[:6]}{snapshot}" + (f", changed {times} time{'s' * (times != 1)}" if times else "")
 
 
+def rate(picture: Picture, seconds: int = 3) -> float:
+    """Return events a second over the last seconds."""
+    newest = picture.rates[-seconds:]
+    return sum(newest) / len(newest) if newest else 0.0
+
+
 def line(picture: Picture) -> str:
     """Say how it goes in one plain line."""
-    rate = picture.rates[-1] if picture.rates else 0
     parts = [
-        clock(picture.elapsed_s), event_time(picture.event_ms), f"{rate:,} events/s", latency(picture.recent_ms),
-        f"alerts {percent(picture.alert_rate)} from {number(picture.threshold, 2)}",
+        clock(picture.elapsed_s), event_time(picture.event_ms), f"{rate(picture):,.0f} events/s",
+        latency(picture.recent_ms), f"alerts {percent(picture.alert_rate)} from {number(picture.threshold, 2)}",
     ]  # fmt: skip
     if math.isfinite(picture.served_auc):
         parts.append(f"AUC {number(picture.served_auc)} served, {number(picture.learner_auc)} learner")
@@ -145,8 +150,8 @@ def summary(picture: Picture) -> list[tuple[str, str]]:
     if picture.decided:
         counts = picture.decisions
         target = f", {percent(picture.alert_target)} wanted" if math.isfinite(picture.alert_target) else ""
-        rate = percent((counts["review"] + counts["block"]) / picture.decided)
-        found.append(("alerts", f"{counts['review']:,} review + {counts['block']:,} block = {rate}{target}"))
+        share = percent((counts["review"] + counts["block"]) / picture.decided)
+        found.append(("alerts", f"{counts['review']:,} review + {counts['block']:,} block = {share}{target}"))
     if picture.dead:
         found.append(("dead letters", f"{picture.dead:,}, with their cause and original bytes"))
     found += [("models", versions(picture)), *_learning(picture)]

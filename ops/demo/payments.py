@@ -55,7 +55,7 @@ risk = Task(
         Rule("many places at once", "place_entropy_1h > 0.9 and device_is_known_30d == 0", "review"),
     ],
     label=frauds.is_fraud,
-    threshold=Dynamic(base=0.85, alert_rate=0.01, lowest=0.05, window=5_000),
+    threshold=Dynamic(base=0.85, alert_rate=0.01, lowest=0.05, window=10_000),
     entity="card",
 )
 app = App("bank", tasks=[risk])

@@ -56,7 +56,7 @@ def test_it_fits_the_terminal(shown, width, height):
 def test_the_smallest_terminal_shows_everything_that_matters():
     text = "\n".join(drawn(picture(), 80, 24))
     for part in (
-        "bank", "risk", "Mon 05 Jan 00:00", "00:34", "29 /s", "p50 4 ms, p99 12 ms", "33,120 = 33,010 applied",
+        "bank", "risk", "Mon 05 Jan 00:00", "00:34", "28 /s", "p50 4 ms, p99 12 ms", "33,120 = 33,010 applied",
         "20,100 = 20,000 joined + 100 waiting", "0.962", "0.958", "bundle 36508c + snapshot 8fa2", "1.2 %", "0.420",
         "card_4f0c9a", "1,204.50", "block", "0.97", "0.42", "amount_zscore_30d is 8.12 ↑", "49 letters",
     ):  # fmt: skip
@@ -77,7 +77,7 @@ def test_a_ledger_that_does_not_add_up_is_said_aloud():
 
 def test_plain_lines_say_the_same():
     assert words.line(picture()) == (
-        "00:34 | Mon 05 Jan 00:00 | 29 events/s | p50 4 ms, p99 12 ms | alerts 1.2 % from 0.42 | "
+        "00:34 | Mon 05 Jan 00:00 | 28 events/s | p50 4 ms, p99 12 ms | alerts 1.2 % from 0.42 | "
         "AUC 0.962 served, 0.958 learner | snapshot 8fa2"
     )
     assert words.decision_line(picture()) == (
