@@ -227,7 +227,9 @@ def _scores(
     scorer = Scorer(bundle, None, data.specs, buckets=(ROWS_AT_ONCE,))
     online = settings.online and FTRL in bundle.parts
     in_range = (data.times_ms >= protocol.test_start_ms) & (data.times_ms < protocol.test_end_ms)
-    waiting = (data.times_ms < protocol.test_end_ms) & (data.known_ms >= protocol.test_start_ms)  # for their labels
+    until_ms = bundle.meta.provenance.get("until_ms")  # what became known from then on, it goes on to learn
+    since_ms = min(int(until_ms), protocol.test_start_ms) if isinstance(until_ms, int) else protocol.test_start_ms
+    waiting = (data.times_ms < protocol.test_end_ms) & (data.known_ms >= since_ms)
     rows = np.flatnonzero(in_range | waiting if online else in_range)
     logits = {name: np.full(rows.size, np.nan) for name in scorer.blend.names}
     for first in range(0, rows.size, 16 * ROWS_AT_ONCE):
@@ -242,7 +244,7 @@ def _scores(
     if online:
         learner = Ftrl.restore(bundle.part(FTRL))
         moe_logits = logits.get("moe", np.full(rows.size, np.nan))
-        learned = serve_and_learn(learner, data.where(_mask(rows, len(data))), moe_logits, protocol.test_start_ms)
+        learned = serve_and_learn(learner, data.where(_mask(rows, len(data))), moe_logits, since_ms)
         with_it = np.column_stack([learned if name == "ftrl" else values for name, values in logits.items()])
         found[f"blend{ONLINE}"] = scorer.blend.probability(with_it)
         alone[f"learner{ONLINE}"] = sigmoid(learned)

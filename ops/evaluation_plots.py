@@ -86,14 +86,14 @@ def _precision_recall(axes: Axes, scores: Mapping[str, Float64s], labels: Float6
 
 
 def _calibration(axes: Axes, scores: Mapping[str, Float64s], labels: Float64s) -> None:
-    lowest = 0.5 / labels.size  # a share of none has no place on a logarithmic axis
     for name, score in scores.items():
         mean, share = _bins(score, labels)
         error = calibration_error(score, labels)
-        axes.plot(mean, np.maximum(share, lowest), "o-", markersize=4, linewidth=1, label=f"{name}: error {error:.5f}")
-    low = max(min(float(score.min()) for score in scores.values()), lowest)
+        some = share > 0  # none has no place on a logarithmic axis
+        axes.plot(mean[some], share[some], "o-", markersize=4, linewidth=1, label=f"{name}: error {error:.5f}")
+    low = max(min(float(score.min()) for score in scores.values()), 0.5 / labels.size)
     axes.plot([low, 1], [low, 1], ":", color="grey", label="perfect")
-    axes.set(title=f"Calibration, in bins of {EVENTS_MIN} events or more", xscale="log", yscale="log",
+    axes.set(title=f"Calibration, in bins of {EVENTS_MIN} events or more with a positive", xscale="log", yscale="log",
              xlabel="mean probability of a bin", ylabel="share of positives in it")  # fmt: skip
     axes.legend(loc="upper left")
 

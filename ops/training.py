@@ -63,7 +63,7 @@ class TrainingSettings:
 
     start_ms: int | None = None
     until_ms: int | None = None
-    epochs: int = 5
+    epochs: int = 8
     seed: int = 0
     held_back: float = 0.15
     quick: bool = False
@@ -92,7 +92,7 @@ class TrainedBundle:
         folder: where; `pelton models promote` and `--bundle` take it.
         events: how many were learned from, `positives` of them positive.
         held_back: how many of them the network did not learn.
-        metrics: of the held-back part by "model.metric": moe, ftrl (as it would have served) and blend.
+        metrics: of the held-back part, as "held_back.MODEL.METRIC" for moe, ftrl and blend.
         seconds: by stage.
         report_path: of the network's training report, None without a network.
     """
