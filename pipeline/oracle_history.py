@@ -119,7 +119,7 @@ class Judge:
         return self.high_ms - self._lateness_ms
 
 
-@dataclass
+@dataclass(slots=True)
 class _Known:
     """What is known of an event id: its event's row, or only its label so far."""
 

@@ -1,8 +1,8 @@
 """Do values drift, and what do the worst streams cost?
 
-Drift: events go through one group of windows, in batches; then the features of the last one are compared, bit for bit,
-with those of a fresh group that saw the last span alone. Worst streams: a maximum that leaves with every event, a hot key
-in which every event is out of order, and one whose every event is the same. Usage: bench_drift.py [EVENTS].
+Drift: events go through one group of windows, in batches; then the features of the last one are compared, bit for
+bit, with those of a fresh group that saw the last span alone. Worst streams: a maximum that leaves with every event,
+a hot key in which every event is out of order, one whose every event is the same. Usage: bench_drift.py [EVENTS].
 """
 
 from __future__ import annotations
