@@ -48,14 +48,11 @@ class Oracle:
         self._main = history.applied[history.plan.stream.name]
         self._column_of = {name: column for column, name in enumerate(self.plan.names)}
         self._indexes: dict[tuple[str, str], tuple[Int64s, Int64s]] = {}
+        self._highest: dict[tuple[str, str, int], Int64s] = {}
         self._arrays: dict[int, NDArray] = {}  # type: ignore[type-arg]
         self._done: dict[tuple[int, int], float] = {}
         self._sizes: dict[tuple[int, int], float] = {}
-
-    @property
-    def values_computed(self) -> int:
-        """How many values it has computed so far."""
-        return len(self._done)
+        self.rows_seen = 0  # in all windows so far: what it costs
 
     def recompute(self, row: int, name: str) -> float:
         """Return a feature of the event in a row of the decided stream's applied events; NaN is null."""
@@ -111,15 +108,23 @@ class Oracle:
         own = node.stream is self.plan.stream
         rows = self._rows_of_key(node.stream.name, node.key, source.values[node.key], key)
         told = self._array(source.told_at)[rows]
-        rows = rows[: np.searchsorted(told, told_at, side="right" if own else "left")]
+        end = np.searchsorted(told, told_at, side="right" if own else "left")
+        rows = rows[self._first_above(node.stream.name, node.key, key, rows, source, oldest_ms) : end]
         times = self._array(source.times_ms)[rows]
         kept = np.argsort(times, kind="stable")[-self.plan.rows_per_key :]  # the newest, in (time, order of arrival)
         kept = kept[(times[kept] > oldest_ms) & (times[kept] <= time_ms - node.delay_ms)]
         seen = rows[kept]
+        self.rows_seen += len(seen)
         if node.operation == "ewm":
             units, scale = self._units(node, source, seen)
             self._sizes[row, column] = max((abs(each) for each in by_definition.there(units)), default=0) / scale
         return self._aggregate(node, row, source, Seen(seen, seen[seen != row] if own else seen))
+
+    def _first_above(self, name: str, key: str, value: int, rows: Int64s, source: Applied, bound_ms: int) -> int:
+        """Return the first of a key's rows with a time above the bound: those before it are too old for a window."""
+        if (name, key, value) not in self._highest:
+            self._highest[name, key, value] = np.maximum.accumulate(self._array(source.times_ms)[rows])
+        return int(np.searchsorted(self._highest[name, key, value], bound_ms, side="right"))
 
     def _of_facts(self, node: WindowFeature, key: int, told_at: int, oldest_ms: int, time_ms: int) -> float | None:
         """Compute an aggregate of what was known by the time of the event about earlier ones."""

@@ -21,7 +21,7 @@ Int64s = NDArray[np.int64]
 Float64s = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 SAMPLE_DEFAULT, SHOWN_MAX = 2_000, 20
-DEEP_VALUES_MAX = 200_000
+DEEP_ROWS_MAX = 100_000_000
 JUDGEMENT = "(applied or not)"
 
 
@@ -93,14 +93,14 @@ class Verifier:
         sample: how many events to check, drawn evenly from all.
         seed: of the draw.
         tokeniser: for sensitive fields.
-        deep_values_max: how many values may be recomputed on the way to features over features.
+        deep_rows_max: how many rows may be looked through for features over features; what is left then, is skipped.
     """
 
     def __init__(
         self, plan: StreamPlan, sample: int = SAMPLE_DEFAULT, seed: int = 0, tokeniser: Tokeniser | None = None,
-        deep_values_max: int = DEEP_VALUES_MAX,
+        deep_rows_max: int = DEEP_ROWS_MAX,
     ) -> None:  # fmt: skip
-        self._plan, self._size, self._deep_values_max = plan, sample, deep_values_max
+        self._plan, self._size, self._deep_rows_max = plan, sample, deep_rows_max
         self._history = History(plan, tokeniser)
         self._random = np.random.default_rng(seed)
         self._drawn: dict[int, tuple[int, str, Float64s]] = {}  # place in the sample -> row, event id, what was served
@@ -143,25 +143,28 @@ class Verifier:
             self._drawn[int(places[row])] = (int(numbers[row]), str(event_id), matrix[row].copy())
 
     def finish(self, progress: Progress | None = None) -> Verification:
-        """Check the sample; `progress` is told how many of how many events are done."""
+        """Check the sample; `progress` is told how many of how many steps are done."""
         sample = sorted(self._drawn.values(), key=lambda each: each[0])
         order = self._random.permutation(len(sample))  # what is skipped, is not the end of the stream
         served = {row: values for row, _, values in sample}
         oracle = Oracle(self._history, lambda row, column: self._served(served, row, column))
-        deep = {name for name, level in zip(self._plan.names, self._plan.levels, strict=True) if level > 0}
-        checked, skipped, wrong = 0, 0, []
-        for done, number in enumerate(order.tolist()):
-            row, event_id, values = sample[number]
-            for column, name in enumerate(self._plan.names):
-                if name in deep and oracle.values_computed > self._deep_values_max + done * len(self._plan.names):
-                    skipped += 1
-                    continue
-                recomputed = oracle.recompute(row, name)
-                checked += 1
-                if not oracle.agrees(row, name, float(values[column]), recomputed):
-                    wrong.append((row, Mismatch(event_id, name, float(values[column]), recomputed)))
-            if progress is not None:
-                progress(done + 1, len(sample))
+        # features over features last: one value of them can take a thousand others
+        passes = [[name for name, level in zip(self._plan.names, self._plan.levels, strict=True) if (level > 0) is deep]
+                  for deep in (False, True)]  # fmt: skip
+        checked, skipped, wrong, rows_max = 0, 0, [], 0
+        for deep, names in enumerate(passes):
+            rows_max = oracle.rows_seen + self._deep_rows_max
+            for done, number in enumerate(order.tolist()):
+                row, event_id, values = sample[number]
+                enough = bool(deep) and oracle.rows_seen > rows_max
+                skipped += len(names) if enough else 0
+                for name in [] if enough else names:
+                    recomputed, found = oracle.recompute(row, name), float(values[self._plan.names.index(name)])
+                    checked += 1
+                    if not oracle.agrees(row, name, found, recomputed):
+                        wrong.append((row, Mismatch(event_id, name, found, recomputed)))
+                if progress is not None and passes[deep]:
+                    progress(done + 1 + deep * len(sample), len(sample) * (2 if passes[1] else 1))
         shown = [mismatch for _, mismatch in sorted(wrong, key=lambda each: each[0])][: SHOWN_MAX - len(self._first)]
         return Verification(
             self._events, len(sample), checked, skipped, len(wrong), self._misjudged, (*self._first, *shown)
@@ -189,7 +192,7 @@ def verify(
         sample: how many events to check.
         seed: of the draw.
         tokeniser: for sensitive fields.
-        progress: is told how many of how many events are checked.
+        progress: is told how many of how many steps are done.
     """
     verifier = Verifier(plan, sample, seed, tokeniser)
     for chunks, served in commits:

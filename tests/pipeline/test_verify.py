@@ -94,7 +94,10 @@ def test_the_same_seed_draws_the_same_events_and_another_others():
 
 
 def test_progress_is_told_up_to_the_end():
-    plan, commits = served()
+    world = world_of(SHAPE.lateness_ms)
+    plan = plan_of(world, {"n": world.payments.by("card").last("1m").count()})
+    engine = Engine(plan)
+    commits = [(chunks, engine.process(chunks)) for chunks in commits_of(plan, made_up_records(SHAPE), 50)]
     told: list[tuple[int, int]] = []
     verify(plan, commits, sample=5, progress=lambda done, total: told.append((done, total)))
     assert told == [(n, 5) for n in range(1, 6)]
@@ -105,7 +108,7 @@ def test_values_over_features_have_a_bound_and_what_is_skipped_is_counted():
     card = world.payments.by("card")
     plan = plan_of(world, {"mean": card.last("90d").mean("amount"), "over": card.last("90d").rate("amount > mean")})
     engine = Engine(plan)
-    verifier = Verifier(plan, sample=1_000, deep_values_max=50)
+    verifier = Verifier(plan, sample=1_000, deep_rows_max=50)
     for chunks in commits_of(plan, made_up_records(SHAPE), 100):
         verifier.add(chunks, engine.process(chunks))
     found = verifier.finish()
