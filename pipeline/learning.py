@@ -25,7 +25,8 @@ from models.scorer import FTRL
 from pipeline.app import App, Task
 from pipeline.decisions import Decider
 from pipeline.inputs import tokenised
-from pipeline.live import decisions_topic
+from pipeline.live import decisions_topic, group_of
+from pipeline.manifest import decode as decode_manifest
 from pipeline.row_columns import RowColumns
 
 Float64s = NDArray[np.float64]
@@ -59,7 +60,8 @@ class Learned:
 class LearnerLoop:
     """Learns one task from the log; a pure function of decisions and labels in log order.
 
-    When it starts, it learns the log's history again: a snapshot says nothing of labels that are still awaited.
+    When it starts, it learns the log's history again: a snapshot says nothing of labels that are still awaited. It
+    offers nothing before that is done: what it knows half-way is older than what serves.
 
     Args:
         app, task: what to learn; its label must come in a stream of its own.
@@ -110,6 +112,8 @@ class LearnerLoop:
         self._bundle, self._joined_at_publish = serving.bundle, 0
         self._decisions_at = self._log.begin(decisions_topic(self._app.name), self._partition)
         self._labels_at = self._log.begin(self._labels.name, self._partition)
+        self._history_end = self._log.end(self._labels.name, self._partition)
+        self._is_relearning = deployment.snapshot is not None
         return True
 
     def step(self, now_ms: int) -> int:
@@ -147,18 +151,29 @@ class LearnerLoop:
 
     def _read_labels(self, now_ms: int) -> int:
         assert self._learner is not None and self._task.label is not None
-        records = self._log.read(self._labels.name, self._partition, self._labels_at, ROWS_MAX)
-        if not len(records):
+        taken = min(self._labels_taken() - self._labels_at, ROWS_MAX)
+        if taken <= 0:
             return 0
+        records = self._log.read(self._labels.name, self._partition, self._labels_at, taken)
         self._labels_at += len(records)
         rows = tokenised(decode(self._labels.schema, records).rows, self._labels.schema, self._tokeniser)
         columns = RowColumns(rows, self._labels.schema)
         ids = hash_column(rows.column(self._labels.schema.id).cast(pa.string())).view(np.int64)
         self._learner.label(ids, columns.number(self._task.label.name))
-        if self._learner.counts["joined"] - self._joined_at_publish >= self._publish_every:
+        if self._labels_at < self._history_end:
+            return len(records)
+        if self._is_relearning:
+            self._is_relearning, self._joined_at_publish = False, self._learner.counts["joined"]
+            self._learner.publish()  # about what serves: the next candidate is compared with it
+        elif self._learner.counts["joined"] - self._joined_at_publish >= self._publish_every:
             self._joined_at_publish = self._learner.counts["joined"]
             self._publish(now_ms)
         return len(records)
+
+    def _labels_taken(self) -> int:
+        """Return how far the worker has taken the labels: beyond, their events may not be decided yet."""
+        newest = self._log.manifest(group_of(self._app.name, self._task.on.name), self._partition)
+        return decode_manifest(newest[1]).inputs.get(self._labels.name, (0, 0))[1] if newest is not None else 0
 
     def _publish(self, now_ms: int) -> None:
         """Offer what was learned; it serves only if the gate accepts it."""

@@ -292,3 +292,20 @@ def test_the_command_ends_on_a_signal_and_goes_on_afterwards(app, log, tmp_path,
     assert "100 = 100 applied: closed" in said
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["event_id"] for row in rows] == [f"p{i}" for i in range(100)]
+
+
+def test_a_learner_that_starts_again_offers_nothing_half_learned(app, log, registry, tmp_path):
+    frauds = [b'{"id":"p%d","known":%d,"is_fraud":%s}' % (i, START_MS + i, b"true" if i % 5 == 4 else b"false")
+              for i in range(20_000)]  # fmt: skip
+    pay(log, 0, 20_000)
+    log.append("frauds", 0, frauds, START_MS)
+    published = []
+    for _ in range(2):
+        runner = AppRunner(app, log, registry, tmp_path, publish_every=500)
+        with running(runner):
+            decide_until(
+                log, log.end("payments", 0), lambda now=runner: now.learned["fraud"].counts.get("joined") == 20_000
+            )
+        published.append(runner.learned["fraud"].snapshots)
+        assert registry.serving("fraud").snapshot
+    assert published == [1, 0]  # one of all that there is; later none: it serves already
