@@ -20,8 +20,8 @@ from pipeline.loading import load_app
 HERE = Path(__file__).parent
 APP, BUNDLE = HERE / "payments.py", HERE / "bundle"
 DAYS = 14
-EVENTS_PER_S = 1_000  # about what the producer appends a second, so that latency is that of a busy service
-CARDS_PER_S, TERMINALS_PER_S = 10, 2.5  # a card pays about seven times a day, as in the training data
+EVENTS_PER_S = 800  # about what the producer appends a second, so that latency is that of a busy service
+CARDS_PER_S, TERMINALS_PER_S = 8, 2  # a card pays about seven times a day, as in the training data
 SEED = 7
 DAY_MS = 86_400_000
 WEEK_MS = 7 * DAY_MS
