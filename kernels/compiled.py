@@ -134,8 +134,12 @@ def missing() -> list[str]:
 
 
 def load_imported() -> int:
-    """Load each kernel of the modules imported so far, so that no event waits for it; return how many there are."""
-    kernels = [kernel for kernel in list(_registered.values()) if kernel.__module__ in sys.modules]
+    """Load each kernel of the modules imported so far, so that no event waits for it; return how many there are.
+
+    A kernel that a function makes for itself is loaded when it is called.
+    """
+    found = [kernel for kernel in list(_registered.values()) if kernel.__module__ in sys.modules]
+    kernels = [kernel for kernel in found if "<locals>" not in kernel.__qualname__]
     for kernel in kernels:
         kernel.load()
     return len(kernels)

@@ -35,6 +35,7 @@ class Days:
     test_start_ms: int | None = None
     test_end_ms: int | None = None
     exclude_compromised: bool = False
+    compromised_since_ms: int | None = None
 
     def protocol(self, data: Dataset) -> Protocol:
         """Return the protocol for a history.
@@ -55,7 +56,7 @@ class Days:
                 start_ms -= start_ms % DAY_MS
         return Protocol(
             start_ms, self.test_end_ms if self.test_end_ms is not None else end_ms, self.train_start_ms,
-            self.train_end_ms, self.exclude_compromised,
+            self.train_end_ms, self.exclude_compromised, self.compromised_since_ms,
         )  # fmt: skip
 
 

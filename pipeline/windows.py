@@ -76,7 +76,8 @@ class Window:
     """The events of a key in (t - delay - span, t - delay], for an event at t. Ask it for an aggregate.
 
     An aggregate takes a field name ("amount"), a field of a stream of facts (`frauds.is_fraud`), or an expression
-    over fields and features ("amount > 3 * amount_mean_30d").
+    over fields and features ("amount > 3 * amount_mean_30d"). Null adds nothing to numbers; where values are only
+    compared (distinct, entropy, seen, changed, top_share) null is a value like any other.
     """
 
     stream: Stream

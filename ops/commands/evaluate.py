@@ -27,11 +27,14 @@ def evaluate(
     exclude_compromised: Annotated[
         bool, Option("--exclude-compromised", help="Leave out who is known to be a victim by then.")
     ] = False,
+    compromised_since: Annotated[
+        str | None, _time("--compromised-since", "Earlier frauds make nobody a known victim; the training's start.")
+    ] = None,
     out: Annotated[Path, Option("--out", "--plots", metavar="DIR", help="Where report and plots go.")] = Path(
         "evaluation"
     ),
     baseline: Annotated[bool, Option(help="Train gradient boosting on the same features beside it.")] = True,
-    epochs: Annotated[int, Option(min=1, help="Of the network, if one is trained.")] = 5,
+    epochs: Annotated[int, Option(min=1, help="Of the network, if one is trained.")] = 8,
     seed: Annotated[int, Option(help="Of everything random.")] = 0,
     quick: Annotated[bool, Option("--quick", help="A small network, to try it out.")] = False,
     data_folder: DataFolder = None,
@@ -55,8 +58,9 @@ def evaluate(
 
     loaded, settings = load_app(app), Settings.read(data_folder)
     days = Days(
-        read_time(train_start), read_time(train_end), read_time(test_start), read_time(test_end), exclude_compromised
-    )
+        read_time(train_start), read_time(train_end), read_time(test_start), read_time(test_end), exclude_compromised,
+        read_time(compromised_since),
+    )  # fmt: skip
     chosen, opened = loaded.task(task), open_inputs(loaded, data)
     judged = find_bundle(loaded, settings, bundle) if bundle is not None else None
     wanted = EvaluationSettings(

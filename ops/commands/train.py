@@ -13,7 +13,7 @@ def train(
     data: Data,
     task: TaskOption = None,
     out: Annotated[Path, Option(metavar="DIR", help="Where bundle, checkpoint and report go.")] = Path("bundles"),
-    epochs: Annotated[int, Option(min=1, help="Of the network, at most; it stops early.")] = 5,
+    epochs: Annotated[int, Option(min=1, help="Of the network, at most; it stops early.")] = 8,
     seed: Annotated[int, Option(help="The same seed and data give the same bundle.")] = 0,
     start: Annotated[
         str | None, Option(metavar="TIME", help="Earlier events only fill the windows.", show_default=False)
