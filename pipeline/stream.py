@@ -11,7 +11,6 @@ from pipeline.errors import DeclarationError, caller_place, nearest
 from pipeline.windows import Column, Window, WindowFeature
 
 
-
 class Stream:
     """Events of one kind: where their id and time stand, which fields they have, how late they may be.
 
