@@ -4,10 +4,10 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from connectors.csv_text import csv_lines, csv_name
 from connectors.errors import ConnectorError
@@ -131,7 +131,7 @@ class ParquetSink:
         self.path = Path(path)
         self._target = PartialFile(path)
         self._schema: pa.Schema | None = None
-        self._writer: pq.ParquetWriter | None = None
+        self._writer: Any = None
         self._waiting: list[pa.RecordBatch] = []
 
     def write(self, rows: pa.RecordBatch) -> None:
@@ -170,6 +170,8 @@ class ParquetSink:
             return
         with file_errors(self.path):
             if self._writer is None:
+                import pyarrow.parquet as pq  # late: it takes a while, and most outputs are text
+
                 self._writer = pq.ParquetWriter(self._target.stream, self._schema, compression="zstd")
             table = pa.Table.from_batches(self._waiting, self._schema)
             self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
