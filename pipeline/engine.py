@@ -85,11 +85,13 @@ class Engine:
         check_known(chunks, set(self.inputs))
         plan = self.plan
         floor_before_ms = self._floor_ms()
-        judged = {plan.stream.name: self._nothing()}
+        judged: dict[str, Judged] = {}
         for stream in [plan.stream, *plan.others]:
             if stream.name in chunks:
                 admission = self.admissions[stream.name]
                 judged[stream.name] = judge(chunks[stream.name], stream.schema, admission, self._tokeniser)
+            elif stream is plan.stream:
+                judged[stream.name] = self._nothing()
         main = judged[plan.stream.name]
         if plan.facts is not None and self.labels is not None:
             judged[plan.facts.name] = self.labels.take(main, main.columns)
