@@ -71,7 +71,7 @@ def pack_lines(
         start = int(bounds[first])
         payload = lines.slice(start, int(bounds[last]) - start)
         origin = None if origins is None or (origins[first:last] < 0).all() else origins[first:last].tobytes()
-        batches.append(Batch(last - first, append_ms, LINES, payload, small[first:last].tobytes(), origin))
+        batches.append(Batch(last - first, int(append_ms), LINES, payload, small[first:last].tobytes(), origin))
     return batches
 
 
@@ -90,7 +90,7 @@ def pack_rows(rows: pa.RecordBatch, append_ms: int) -> list[Batch]:
         raise ConnectorError(
             f"one row has {payload.size:,} bytes; the log takes {RECORD_BYTES_MAX:,} at most: keep it elsewhere"
         )
-    return [Batch(rows.num_rows, append_ms, ROWS, payload)]
+    return [Batch(rows.num_rows, int(append_ms), ROWS, payload)]
 
 
 def unpack_lines(topic: str, partition: int, stored: Stored, offset: int, limit: int) -> Records:

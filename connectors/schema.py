@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 import pyarrow as pa
 
@@ -67,7 +68,7 @@ class Schema:
         """Whether any field must be tokenised, and dead letters encrypted."""
         return any(field.sensitive for field in self.fields)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Return the names of the fields in declared order."""
         return tuple(field.name for field in self.fields)
@@ -76,7 +77,7 @@ class Schema:
         """Return the field of that name; KeyError if there is none."""
         return next(field for field in self.fields if field.name == name)
 
-    @property
+    @cached_property
     def arrow(self) -> pa.Schema:
         """Return the Arrow schema of decoded rows."""
         return pa.schema([(f.name, pa.int64() if f.name == self.time else f.arrow_type) for f in self.fields])

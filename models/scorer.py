@@ -65,7 +65,10 @@ class Scorer:
         self.typical = np.array(
             [np.nan if v is None else v for v in msgspec.json.decode(bundle.part(TYPICAL))], np.float64
         )
-        self._moe = _open_moe(bundle, self.specs, buckets) if MOE in bundle.parts else None
+        self._groups = _channels(self.specs)
+        explained_rows = 2 * len(self._groups) + 2  # what `explain` asks for one event: a bucket of its own, no padding
+        sizes = sorted({*buckets, explained_rows})
+        self._moe = _open_moe(bundle, self.specs, sizes) if MOE in bundle.parts else None
         self._ftrl: Ftrl | None = None
         if FTRL in bundle.parts:
             self._ftrl = Ftrl.restore(snapshot if snapshot is not None else bundle.part(FTRL))
@@ -97,11 +100,11 @@ class Scorer:
 
     def reasons(self, features: Float64s) -> list[list[str]]:
         """Say in words what moved each of (n, f) events' scores most; see `models.reasons` for the method."""
-        if not len(features):
-            return []
-        groups = _channels(self.specs)
-        found = explain(self._logits, features, self.typical, self.specs, REASONS_TOP, groups)
-        return [[in_words(reason) for reason in each] for each in found]
+        found: list[list[str]] = []
+        for event in features:
+            (reasons,) = explain(self._logits, event[None], self.typical, self.specs, REASONS_TOP, self._groups)
+            found.append([in_words(reason) for reason in reasons])
+        return found
 
     def _logits(self, features: Float64s) -> Float64s:
         scores = self.score(features)
