@@ -26,6 +26,7 @@ _FIXED = pa.schema(
     ]
 )  # fmt: skip
 FIXED_COLUMNS = tuple(_FIXED.names)
+_DECISION_NAMES = pa.array(DECISIONS)
 
 
 @dataclass(frozen=True)
@@ -69,19 +70,21 @@ class Decider:
         rules = self._rules(featured)
         for number, rule in enumerate(self.task.rules):
             codes[rules == number] = DECISIONS.index(rule.then)
-        names = pa.array([rule.name for rule in self.task.rules], pa.string())
-        rule = pa.DictionaryArray.from_arrays(pa.array(rules, mask=rules < 0), names).cast(pa.string())
-        decision = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(DECISIONS)).cast(pa.string())
+        names = pa.array([*(rule.name for rule in self.task.rules), None], pa.string())
         count = len(features)
-        models = [_floats(scores.moe_logits), _floats(scores.ftrl_logits)]
+        logits = np.stack([scores.probability, thresholds, scores.moe_logits, scores.ftrl_logits])
+        probability, limit, moe, ftrl = _columns(logits)
         fixed = [
-            featured.rows.column(self.task.on.schema.id).cast(pa.string()), _same(self.task.name, count),
-            pa.array(featured.columns.times_ms), decision, _floats(scores.probability), _floats(thresholds), rule,
+            self._ids(featured), _same(self.task.name, count), pa.array(featured.columns.times_ms),
+            _DECISION_NAMES.take(pa.array(codes)), probability, limit, names.take(pa.array(rules % len(names))),
             self._reasons(features, codes, rules, served), _same(served.bundle, count), _same(served.snapshot, count),
-            _same(scores.rung, count), pa.array(featured.offsets), *models,
+            _same(scores.rung, count), pa.array(featured.offsets), moe, ftrl,
         ]  # fmt: skip
-        columns = fixed + [_floats(features[:, column]) for column in range(features.shape[1])]
-        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+        return pa.RecordBatch.from_arrays([*fixed, *_columns(features.T)], schema=self.schema)
+
+    def _ids(self, featured: Featured) -> pa.Array:
+        ids = featured.rows.column(self.task.on.schema.id)
+        return ids if pa.types.is_string(ids.type) else ids.cast(pa.string())
 
     def _scores(self, features: Float64s, served: Served) -> Scores:
         if served.scorer is not None:
@@ -116,6 +119,8 @@ def _same(text: str, count: int) -> pa.Array:
     return pa.repeat(pa.scalar(text or None, pa.string()), count)
 
 
-def _floats(values: Float64s) -> pa.Array:
-    """Return values with NaN as null."""
-    return pa.array(np.ascontiguousarray(values), pa.float64(), from_pandas=True)
+def _columns(values: Float64s) -> list[pa.Array]:
+    """Return the rows of (columns, n) values as columns, NaN as null; they share their memory."""
+    together = pa.array(np.ascontiguousarray(values).ravel(), pa.float64(), from_pandas=True)
+    count = values.shape[1]
+    return [together.slice(column * count, count) for column in range(len(values))]
