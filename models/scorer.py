@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,8 +67,9 @@ class Scorer:
             [np.nan if v is None else v for v in msgspec.json.decode(bundle.part(TYPICAL))], np.float64
         )
         self._groups = _channels(self.specs)
-        explained_rows = 2 * len(self._groups) + 2  # what `explain` asks for one event: a bucket of its own, no padding
-        sizes = sorted({*buckets, explained_rows})
+        self._helper: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="reasons")
+        half = len(self._groups) + 1  # of the rows that `explain` asks for one event: buckets of their own, no padding
+        sizes = sorted({*buckets, half, 2 * half})
         self._moe = _open_moe(bundle, self.specs, sizes) if MOE in bundle.parts else None
         self._ftrl: Ftrl | None = None
         if FTRL in bundle.parts:
@@ -107,6 +109,15 @@ class Scorer:
         return found
 
     def _logits(self, features: Float64s) -> Float64s:
+        """Score rows in two halves side by side: sessions release the GIL, and an event waits for its reasons."""
+        half = len(features) // 2
+        if self._helper is None or not half:
+            return self._logits_here(features)
+        first = self._helper.submit(self._logits_here, features[:half])
+        second = self._logits_here(features[half:])
+        return np.concatenate([first.result(), second])
+
+    def _logits_here(self, features: Float64s) -> Float64s:
         scores = self.score(features)
         return self._blended(scores.moe_logits, scores.ftrl_logits)
 
