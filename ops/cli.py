@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -130,6 +131,7 @@ def _ours_first() -> None:
 
 def main() -> None:
     """Run the command line."""
+    gc.disable()  # until `ready_kernels`: what imports make is no garbage, and looking for some in it takes time
     _ours_first()
     try:
         app(args=spread(sys.argv[1:]), prog_name="pelton")

@@ -12,24 +12,25 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from connectors.behind_sink import BehindSink
 from connectors.files import FileInput
 from connectors.records import Chunk
-from connectors.secrets import Tokeniser
 from connectors.sinks import Sink, open_sink
 from ops.pace import Pace, PacedInput
-from ops.split_scorer import SplitScorer
 from pipeline.app import App, Task
-from pipeline.decisions import Decider, Served
 from pipeline.engine import Featured
 from pipeline.inputs import Ledger
 from pipeline.plan import StreamPlan
 from pipeline.replay import Replay
 from pipeline.windows import WindowFeature
+
+if TYPE_CHECKING:
+    from connectors.secrets import Tokeniser  # it brings cryptography along, which a replay rarely needs
+    from pipeline.decisions import Served
 
 WAITING_MAX = 3  # batches that wait to be written
 PROGRESS_EVERY_S = 0.1
@@ -103,9 +104,8 @@ def replay_files(
         if features_only:
             writers = [_features_writer(plan, _named(output, plan.stream.name, len(plans)))]
         else:
-            found = served or {}
             writers = [
-                _TaskWriter(task, plan, found.get(task.name, Served()), _named(output, task.name, len(tasks)), done)
+                _TaskWriter(task, plan, (served or {}).get(task.name), _named(output, task.name, len(tasks)), done)
                 for task in mine
             ]
         _replay(plan, inputs, writers, pace, tokeniser, progress, done)
@@ -252,8 +252,14 @@ class _Writer:
 class _TaskWriter(_Writer):
     """Decides the events of one task, and hands the decisions on."""
 
-    def __init__(self, task: Task, plan: StreamPlan, served: Served, output: str | None, done: ReplaySummary) -> None:
+    def __init__(
+        self, task: Task, plan: StreamPlan, served: Served | None, output: str | None, done: ReplaySummary
+    ) -> None:
+        from ops.split_scorer import SplitScorer  # late: features alone need no models
+        from pipeline.decisions import Decider, Served
+
         super().__init__(output, lambda rows: rows)
+        served = served or Served()
         if served.scorer is not None:
             served = replace(served, scorer=SplitScorer(served.scorer))
         self._decider, self._served, self._done = Decider(task, plan), served, done

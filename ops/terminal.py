@@ -5,6 +5,7 @@ Answers go to standard output; progress and notes to standard error, so that a p
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -147,6 +148,8 @@ def ready_kernels() -> None:
     """Compile what this machine has not compiled yet, once, and say so: it takes up to a minute."""
     from kernels.compiled import compile_all, missing
 
+    gc.freeze()
+    gc.enable()
     if not missing():
         return
     if not sys.stderr.isatty():

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from connectors.records import Chunk
-from connectors.secrets import Tokeniser
 from kernels.windows import INSERT, QUERY
 from pipeline.admission import Admission
 from pipeline.facts import FactJoin, Facts
@@ -22,6 +21,9 @@ from pipeline.label_queue import LabelQueue
 from pipeline.plan import GroupPlan, StreamPlan
 from pipeline.row_columns import RowColumns
 from pipeline.timeline import Timeline, merge
+
+if TYPE_CHECKING:
+    from connectors.secrets import Tokeniser  # it brings cryptography along, which a replay rarely needs
 
 Float64s = NDArray[np.float64]
 Int64s = NDArray[np.int64]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from connectors.columns import hash_column, ints_of
 from connectors.records import Chunk
 from connectors.schema import Schema
-from connectors.secrets import Tokeniser
 from pipeline.admission import APPLIED, CAUSES, FUTURE, LATE, Admission
 from pipeline.row_columns import RowColumns
+
+if TYPE_CHECKING:
+    from connectors.secrets import Tokeniser  # it brings cryptography along, which a replay rarely needs
 
 Int64s = NDArray[np.int64]
 _REDRIVEN_SEED = 0x52444C51  # keeps offsets of re-driven letters apart from ids

@@ -10,17 +10,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from connectors.columns import ints_of
 from connectors.records import BadRecord, Chunk, Decoded
-from connectors.secrets import Tokeniser
 from pipeline.engine import Engine, Featured
 from pipeline.plan import StreamPlan
 from pipeline.timeline import merged_order
+
+if TYPE_CHECKING:
+    from connectors.secrets import Tokeniser  # it brings cryptography along, which a replay rarely needs
 
 Int64s = NDArray[np.int64]
 AHEAD = 3  # blocks that are decoded, or being decoded, before the engine wants them

@@ -39,7 +39,6 @@ def replay(
     For example: pelton replay bank.py --input payments.jsonl frauds.jsonl --output decisions.csv
                  pelton replay bank.py --input payments.csv.gz --features-only --output features.parquet
     """  # fmt: skip
-    from ops.dead_file import dead_of_files, write_dead
     from ops.inputs import open_inputs
     from ops.replay_view import read_speed, summary
     from ops.replaying import replay_files
@@ -67,10 +66,14 @@ def replay(
             lambda read, total, events: step(read, total, f"{events:,} events"),
         )  # fmt: skip
     if dead is not None:
+        from ops.dead_file import dead_of_files, write_dead  # late: with it comes what recovers a log
+
         hidden = {name for name, stream in loaded.streams.items() if stream.schema.has_sensitive}
         write_dead(dead, dead_of_files(loaded, open_inputs(loaded, inputs), tokeniser), hidden, sealer)
     for line in summary(done, output, dead):
         say(line)
     if done.dead and not done.events:
+        from ops.dead_file import dead_of_files
+
         first = next(dead_of_files(loaded, open_inputs(loaded, inputs), tokeniser))
         note(f"nothing was applied; the first record of {first.stream} is {first.kind}: {first.cause}")
