@@ -118,6 +118,7 @@ def spread(arguments: Sequence[str]) -> list[str]:
 
 
 app = _app()
+_MALLOC = {-1: 512 << 20, -3: 64 << 20}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h, bytes
 
 
 def _ours_first() -> None:
@@ -129,8 +130,20 @@ def _ours_first() -> None:
     sys.path.remove(root)
 
 
+def _keep_memory() -> None:
+    """Have the C library keep what is freed: batches come and go, and fresh pages cost more than what is done in them."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    for option, value in _MALLOC.items() if mallopt is not None else ():
+        mallopt(option, value)
+
+
 def main() -> None:
     """Run the command line."""
+    _keep_memory()
     gc.disable()  # until `ready_kernels`: what imports make is no garbage, and looking for some in it takes time
     _ours_first()
     try:
