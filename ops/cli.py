@@ -131,7 +131,7 @@ def _ours_first() -> None:
 
 
 def _keep_memory() -> None:
-    """Have the C library keep what is freed: batches come and go, and fresh pages cost more than what is done in them."""
+    """Have the C library keep what is freed: batches come and go, and fresh pages cost more than work in them."""
     if sys.platform != "linux":
         return
     import ctypes
