@@ -136,9 +136,10 @@ def _keep_memory() -> None:
         return
     import ctypes
 
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    for option, value in _MALLOC.items() if mallopt is not None else ():
-        mallopt(option, value)
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):  # musl has none
+        for option, value in _MALLOC.items():
+            library.mallopt(option, value)
 
 
 def main() -> None:
