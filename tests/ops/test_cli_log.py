@@ -71,7 +71,10 @@ def test_ctrl_c_ends_quietly_with_130(bank, pelton):
     with SqliteLog(bank / ".pelton" / "log.db", sealer) as log:
         end = log.end("payments", 0)
         line = [*PELTON, "append", "bank.py", "data/payments.jsonl", "--rate", "1"]
-        process = subprocess.Popen(line, cwd=bank, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(  # a shell's background job is started deaf to Ctrl-C: give it its ears back
+            line, cwd=bank, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
         assert log.wait({("payments", 0): end}, 60), "the producer appended nothing"
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
