@@ -64,7 +64,7 @@ def multiply_high(typing_context: Any, left: Any, right: Any) -> Any:
 
 @part
 def to_float(low: int, high: int) -> float:
-    """Return a pair as float64, within one rounding of its halves."""
+    """Return a pair, zero or more, as float64, within one rounding of its halves."""
     unsigned = float(low) if low >= 0 else float(low) + 18446744073709551616.0
     return float(high) * 18446744073709551616.0 + unsigned
 

@@ -6,7 +6,7 @@ Reading and decoding run in a thread beside the engine; nothing depends on how t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from connectors.columns import ints_of
 from connectors.records import BadRecord, Chunk, Decoded
 from pipeline.engine import Engine, Featured
+from pipeline.heads import rows_to_take
 from pipeline.plan import StreamPlan
-from pipeline.timeline import merged_order
 
 if TYPE_CHECKING:
     from connectors.secrets import Tokeniser  # it brings cryptography along, which a replay rarely needs
@@ -88,15 +88,10 @@ class Replay(AbstractContextManager["Replay"]):
         times = [
             ints_of(each.decoded.rows.column(self._inputs_time(name))) for name, each in zip(live, chunks, strict=True)
         ]
-        order = merged_order(times)
-        starts = np.concatenate([[0], np.cumsum([each.size for each in times])])
-        source = np.searchsorted(starts[1:], order, side="right")
-        last = [int(np.flatnonzero(source == n)[-1]) if each.size else -1 for n, each in enumerate(times)]
-        cut = order.size if len(live) == 1 else min(last) + 1
-        taken = np.bincount(source[:cut], minlength=len(live))
+        taken = rows_to_take(times, [len(live) > 1] * len(live))
         commit: dict[str, Chunk] = {}
         for n, (name, chunk) in enumerate(zip(live, chunks, strict=True)):
-            head, rest = split(chunk, int(taken[n]))
+            head, rest = split(chunk, taken[n])
             if len(head):
                 commit[name] = head
             waiting[name] = rest if len(rest) else readers[name].next()
@@ -150,12 +145,3 @@ def _part(chunk: Chunk, first: int, end: int, first_row: int, end_row: int) -> C
         chunk, offsets=chunk.offsets[first:end], decoded=part, raw=lambda i: chunk.raw(first + i),
         append_ms=cut(chunk.append_ms), redriven_from=cut(chunk.redriven_from),
     )  # fmt: skip
-
-
-def batches_of(chunks: Sequence[Chunk], rows: int) -> Iterator[Chunk]:
-    """Cut chunks into batches of `rows` decoded rows, to show that batches do not matter."""
-    for chunk in chunks:
-        rest = chunk
-        while len(rest):
-            head, rest = split(rest, rows)
-            yield head
