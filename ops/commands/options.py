@@ -27,3 +27,10 @@ Data = Annotated[
 TaskOption = Annotated[
     str | None, Option("--task", metavar="TASK", help="Which task, if the app has several.", show_default=False)
 ]
+Kafka = Annotated[
+    str | None,
+    Option(
+        "--kafka", metavar="BROKERS", envvar="PELTON_KAFKA_BROKERS", show_default=False,
+        help="Use Kafka, host:port of one broker or several with commas; not the log of this machine.",
+    ),
+]  # fmt: skip
