@@ -24,6 +24,8 @@ class Stream:
         lateness: how far behind the newest event one may be and still be applied.
         time_unit: "ms", "s" or "us" since the epoch, or "iso" for texts such as 2026-01-31T12:00:00Z.
         future_tolerance: how far ahead of the log's clock an event may be.
+        key: the field that the topic is partitioned by, if it has several partitions; if not given, the first one used
+            with `.by()`, else the id. Producers send equal keys to the same partition.
 
     Raises:
         DeclarationError: with file, line and what to change.
@@ -42,6 +44,7 @@ class Stream:
         lateness: str = "5s",
         time_unit: str = "ms",
         future_tolerance: str = "5m",
+        key: str | None = None,
     ) -> None:
         self.name = _checked_name(name, "stream")
         self.place = caller_place()
@@ -51,6 +54,12 @@ class Stream:
         self.lateness_ms = duration_ms(lateness, "lateness")
         self.future_tolerance_ms = duration_ms(future_tolerance, "future_tolerance")
         self.derived_from: tuple[Stream, str, int] | None = None
+        self._entry_key = self.by(key).key if key is not None else None
+
+    @property
+    def entry_key(self) -> str:
+        """The field that the stream's topic is partitioned by."""
+        return self._entry_key or self.__dict__.get("_first_key") or self.schema.id
 
     def __getattr__(self, name: str) -> Column:
         """Return the field of that name: `payments.amount`. A field called like a method: `payments.column("name")`."""
@@ -77,6 +86,7 @@ class Stream:
         field = self.column(key).field
         if field.is_number and field.type != "int":
             raise DeclarationError(f"key {key!r} is a {field.type}; a key is a string, an int or a bool")
+        self.__dict__.setdefault("_first_key", key)
         return Keyed(self, key)
 
     def label(self, field: str, *, known_after: str) -> Column:
