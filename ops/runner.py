@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from connectors.log import Log
 from connectors.secrets import Sealer, Tokeniser
@@ -22,6 +23,9 @@ from pipeline.learning import PUBLISH_EVERY_LABELS, Learned, LearnerLoop
 from pipeline.live import Step, Worker, create_topics
 from pipeline.recovery import SNAPSHOT_EVERY_MS
 from pipeline.serving import ServedModels
+
+if TYPE_CHECKING:
+    from ops.metrics import Metrics  # prometheus-client is loaded only where somebody wants to see
 
 IDLE_WAIT_S = 0.5  # the longest wait for news before models, snapshots and the stop sign are looked at again
 LEARNER_EVERY_S = 0.25
@@ -49,6 +53,7 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         learn: whether to run the learners here.
         publish_every: labels between two snapshots that a learner offers.
         snapshot_every_ms: between two snapshots of state.
+        metrics: told of everything that happens.
 
     Attributes:
         problems: what went wrong beside the decisions, in words; the decisions go on.
@@ -67,8 +72,10 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         learn: bool = True,
         publish_every: int = PUBLISH_EVERY_LABELS,
         snapshot_every_ms: int = SNAPSHOT_EVERY_MS,
+        metrics: Metrics | None = None,
     ) -> None:
         create_topics(app, log)
+        self._metrics = metrics
         self.app, self._log, self._on_step, self._snapshot_every_ms = app, log, on_step, snapshot_every_ms
         self.models: dict[str, ServedModels] = {}
         self.learners: dict[str, LearnerLoop] = {}
@@ -79,16 +86,20 @@ class AppRunner(AbstractContextManager["AppRunner"]):
             specs = [plan.specs[column] for column in plan.columns_of[task.name]]
             self.models[task.name] = ServedModels(registry, task.name, specs)
             self.models[task.name].start()
+            self._tell_models(task.name)
             if registry.generation(task.name) == 0:  # nothing was ever promoted: that is no problem
                 self.models[task.name].problem = None
             label = task.label.stream if task.label is not None else None
             if learn and task.learner is not None and label is not None and label.derived_from is None:
                 learner = LearnerLoop(app, task, log, registry, tokeniser, publish_every=publish_every)
                 self.learners[task.name] = learner
-        self.workers = [
-            Worker(app, plan, log, data / "state", self._served, now_ms, time.perf_counter, tokeniser, sealer)
-            for plan in app.plans.values()
-        ]
+        self.workers: list[Worker] = []
+        for plan in app.plans.values():
+            began_s = time.perf_counter()
+            worker = Worker(app, plan, log, data / "state", self._served, now_ms, time.perf_counter, tokeniser, sealer)
+            self.workers.append(worker)
+            if metrics is not None:
+                metrics.assigned(worker, time.perf_counter() - began_s)
         load_imported()  # or the first event waits for a kernel
         self.feeds = [SinkFeed(app.name, log, sink, name) for name, sink in (sinks or {}).items()]
         self._failed: dict[str, str] = {}
@@ -96,9 +107,15 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         self._stop_feeds = threading.Event()
         self._threads: list[threading.Thread] = []
         self._feed_threads: list[threading.Thread] = []
+        if metrics is not None:
+            metrics.ask(end=log.end, learned=lambda: self.learned, problems=lambda: self.problems)
 
     def _served(self, task: str) -> Served:
         return self.models[task].current if task in self.models else Served()
+
+    def _tell_models(self, task: str) -> None:
+        if self._metrics is not None:
+            self._metrics.serving(task, self.models[task].current)
 
     def __exit__(self, *exception: object) -> None:
         """Stop the threads, write a last snapshot and what the sinks still wait for."""
@@ -154,6 +171,8 @@ class AppRunner(AbstractContextManager["AppRunner"]):
                     busy = busy or step is not None
                     if step is not None and self._on_step is not None:
                         self._on_step(step)
+                    if self._metrics is not None:
+                        self._metrics.step(worker, step) if step is not None else self._metrics.beat(worker)
                     worker.save_if_due(self._snapshot_every_ms)
                 if busy:
                     continue
@@ -178,7 +197,8 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         while not self._stop.wait(REFRESH_EVERY_S):
             for name, models in self.models.items():
                 try:
-                    models.refresh(time.monotonic_ns() // 1_000_000)
+                    if models.refresh(time.monotonic_ns() // 1_000_000):
+                        self._tell_models(name)
                     self._failed.pop(f"models of {name}", None)
                 except Exception as error:  # a registry that cannot be reached changes nothing about what serves
                     self._failed[f"models of {name}"] = f"the registry cannot be asked what serves {name!r}: {error}"

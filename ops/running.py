@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from connectors.log import Log
 from connectors.sinks import Sink, open_sink
@@ -16,12 +17,22 @@ from ops.settings import Settings
 from ops.sink_feed import group_of_sink
 from pipeline.app import App
 
+if TYPE_CHECKING:
+    from ops.metrics import Metrics
+
 Note = Callable[[str], None]
 GROWING = (".jsonl", ".ndjson", ".json")  # files that one run after the other adds lines to
 
 
 def run_app(
-    app: App, settings: Settings, outputs: Sequence[str], learn: bool, until_idle: bool, plain: bool, note: Note
+    app: App,
+    settings: Settings,
+    outputs: Sequence[str],
+    learn: bool,
+    until_idle: bool,
+    plain: bool,
+    note: Note,
+    metrics_at: tuple[str, int] | None = None,
 ) -> list[tuple[str, str]]:
     """Run until Ctrl-C or SIGTERM, or until nothing is left; return what was done, in words.
 
@@ -32,6 +43,7 @@ def run_app(
         learn, until_idle: as of `AppRunner`.
         plain: no live view, although there is a terminal.
         note: prints what the user should know before the start.
+        metrics_at: host and port to serve metrics at.
 
     Raises:
         ValueError: a file cannot be used, or another process runs the app; in one sentence. Nothing is lost.
@@ -48,6 +60,7 @@ def run_app(
             stack.callback(registry.close)
         sinks = open_sinks(app, log, outputs)
         figures = LiveFigures(app)
+        metrics = stack.enter_context(serving_metrics(app, metrics_at, note)) if metrics_at is not None else None
         began_s = time.monotonic()
 
         def picture() -> Picture:
@@ -55,7 +68,7 @@ def run_app(
 
         runner = AppRunner(
             app, log, registry, settings.data, tokeniser, sealer, sinks,
-            on_step=lambda step: figures.add(step, time.monotonic() - began_s), learn=learn,
+            on_step=lambda step: figures.add(step, time.monotonic() - began_s), learn=learn, metrics=metrics,
         )  # fmt: skip
         with runner:
             for worker in runner.workers:
@@ -67,6 +80,22 @@ def run_app(
             with stopping_on_signals(runner.stop), Show(picture, "pelton run", plain):
                 runner.run(until_idle)
         return live_words.summary(picture())
+
+
+@contextmanager
+def serving_metrics(app: App, at: tuple[str, int], note: Note, log: str = "embedded") -> Iterator[Metrics]:
+    """Serve metrics at a host and port until the block ends.
+
+    Raises:
+        ValueError: the address cannot be used.
+    """
+    from ops.metrics import Metrics
+    from ops.metrics_server import MetricsServer
+
+    metrics = Metrics(app, log)
+    with MetricsServer(metrics, at[1], at[0]) as server:
+        note(f"metrics at http://{at[0]}:{server.port}/metrics, health at /healthz")
+        yield metrics
 
 
 def open_sinks(app: App, log: Log, outputs: Sequence[str]) -> dict[str, Sink]:

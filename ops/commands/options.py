@@ -34,3 +34,17 @@ Kafka = Annotated[
         help="Use Kafka, host:port of one broker or several with commas; not the log of this machine.",
     ),
 ]  # fmt: skip
+MetricsPort = Annotated[
+    int,
+    Option(
+        "--metrics-port", metavar="PORT", envvar="PELTON_METRICS_PORT", min=0, max=65535, show_default=False,
+        help="Serve /metrics for Prometheus and /healthz at this port; none if 0.",
+    ),
+]  # fmt: skip
+MetricsHost = Annotated[
+    str,
+    Option(
+        "--metrics-host", metavar="HOST", envvar="PELTON_METRICS_HOST",
+        help="Who may ask: this machine only, or 0.0.0.0 for all.",
+    ),
+]  # fmt: skip

@@ -1,0 +1,58 @@
+"""The metrics that are counted as things happen: their names, labels and what they say."""
+
+from __future__ import annotations
+
+from ops.metric_families import Counter, Gauge, Histogram
+
+PLACE = ("app", "stage", "partition")
+LATENCY_S = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15,
+    0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
+)  # fmt: skip
+LONG_S = (0.01, 0.03, 0.1, 0.3, 1, 3, 5, 10, 30, 100, 300, 1000)
+
+
+class Catalogue:
+    """One of each; `stage` is a stream, or a stream and the key of a later stage."""
+
+    def __init__(self) -> None:
+        self.info = Gauge("pelton_app_info", "The app that runs, on which log, by which version.",
+                          ("app", "log", "version"))  # fmt: skip
+        self.taken = Counter("pelton_records_taken_total", "Records taken from the log.", (*PLACE, "stream"))
+        self.records = Counter(
+            "pelton_records_total", "What became of the records taken; all fates together are those taken.",
+            (*PLACE, "stream", "fate"),
+        )  # fmt: skip
+        self.dead = Counter("pelton_dead_letters_total", "Records set aside as dead letters.", PLACE)
+        self.decisions = Counter("pelton_decisions_total", "Events decided, by decision.", ("app", "task", "decision"))
+        self.threshold = Gauge("pelton_decision_threshold", "The threshold of the newest event.", (*PLACE, "task"))
+        self.latency = Histogram(
+            "pelton_decision_latency_seconds", "From append to committed decision, per event.", PLACE[:2], LATENCY_S
+        )
+        self.steps = Histogram(
+            "pelton_step_seconds", "Time of each part of a commit, counted once for each event that waited for it.",
+            (*PLACE[:2], "step"), LATENCY_S,
+        )  # fmt: skip
+        self.commits = Counter("pelton_commits_total", "Commits: outputs and manifest as one.", PLACE)
+        self.rebalances = Counter("pelton_rebalances_total", "Changes of who owns which partitions.", ("app",))
+        self.recoveries = Histogram(
+            "pelton_recovery_seconds", "Time to take the state from snapshot and log, by what made it necessary.",
+            (*PLACE[:2], "cause"), LONG_S,
+        )  # fmt: skip
+        self.replayed = Counter(
+            "pelton_recovery_replayed_records_total", "Records replayed to recover state.", PLACE[:2]
+        )
+        self.snapshots = Counter("pelton_snapshots_total", "Tries to write a snapshot of state.", (*PLACE, "outcome"))
+        self.snapshot_time = Gauge(
+            "pelton_snapshot_timestamp_seconds", "When the newest snapshot was written; before it, the recovery.", PLACE
+        )
+        self.snapshot_bytes = Gauge("pelton_snapshot_size_bytes", "Size of the newest snapshot.", PLACE)
+        self.snapshot_seconds = Histogram("pelton_snapshot_seconds", "Time to write a snapshot.", PLACE[:2], LONG_S)
+        models = ("app", "task", "bundle", "snapshot", "rung")
+        self.serving_info = Gauge("pelton_serving_info", "The models that decide in this process.", models)
+        self.serving_time = Gauge("pelton_serving_timestamp_seconds", "Since when they do.", models)
+        self.changes = Counter("pelton_model_changes_total", "How often other models began to decide.", ("app", "task"))
+
+    def all(self) -> list[Counter | Gauge | Histogram]:
+        """Return all of them."""
+        return list(vars(self).values())
