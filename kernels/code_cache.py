@@ -6,6 +6,7 @@ Readers take no lock. The folder names everything that the code depends on, so a
 
 import contextlib
 import hashlib
+import importlib.util
 import os
 import platform
 import re
@@ -120,13 +121,19 @@ def _spare_folder() -> Path:
 @cache
 def _machine() -> str:
     import llvmlite.binding as llvm
-    import numba
     import numpy as np
 
     processor = [platform.machine(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
     options = [f"{name}={os.environ.get(name)}" for name in OPTIONS]
-    parts = [sys.version, numba.__version__, np.__version__, *processor, *options]
+    parts = [sys.version, _numba_version(), np.__version__, *processor, *options]
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+
+
+def _numba_version() -> str:
+    """Return numba's version, without the 0.2 s of its import."""
+    found = importlib.util.find_spec("numba")
+    assert found is not None and found.origin is not None
+    return Path(found.origin).with_name("_version.py").read_text()
 
 
 def _file(folder: Path, entry: Entry) -> Path:

@@ -1,11 +1,11 @@
 """Numba kernels that are compiled once per machine and only loaded afterwards.
 
-Importing a kernel costs nothing: numba itself is imported, and the machine code read, at a kernel's first call.
+Importing a kernel costs nothing: its machine code is read at its first call. Numba itself is imported only to compile.
 Code that is not in the cache yet is compiled under a file lock, so workers that start together share the work.
 """
 
-import contextlib
 import importlib
+import os
 import re
 import sys
 import threading
@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from kernels.arguments import checker, in_words
 from kernels.code_cache import CodeCache, Entry, cache_folder
+from kernels.machine_code import MachineCode, decode, encode, link
 
 __all__ = ["Kernel", "cache_folder", "compile_all", "load_imported", "missing", "njit"]
 
 _registered: "dict[str, Kernel]" = {}  # by module and name: a module imported anew replaces its kernels
-_loading = threading.RLock()  # taken before numba's compiler lock, always: a kernel may load the ones that it calls
+_loading = threading.RLock()  # taken before numba's compiler lock, always: a kernel may need the ones that it calls
 
 
 class Kernel:
@@ -34,11 +36,16 @@ class Kernel:
         self.__module__, self.__doc__ = function.__module__, function.__doc__
         self._options = options
         self._cache = CodeCache()
+        self._run: Callable[..., Any] | None = None
         self._dispatcher: Any = None
 
     def __call__(self, *args: Any) -> Any:
-        """Run the kernel; its first call loads it, or compiles it if this machine has never seen it."""
-        return (self._dispatcher or self.load())(*args)
+        """Run the kernel; its first call loads it, or compiles it if this machine has never seen it.
+
+        Raises:
+            TypeError: the arguments fit no signature.
+        """
+        return (self._run or self.load())(*args)
 
     def __repr__(self) -> str:
         """Show name and signatures."""
@@ -46,7 +53,12 @@ class Kernel:
 
     @property
     def _numba_type_(self) -> Any:  # how numba sees a kernel that another kernel calls
-        return self.load()._numba_type_
+        with _loading:
+            if self._dispatcher is None:
+                from kernels.compiling import make_dispatcher
+
+                self._dispatcher = make_dispatcher(self.py_func, self._options)
+        return self._dispatcher._numba_type_
 
     @property
     def entries(self) -> list[Entry]:
@@ -60,32 +72,50 @@ class Kernel:
         """Tell whether the machine code of every signature is in the cache of this machine."""
         return all(self._cache.holds(entry) for entry in self.entries)
 
-    def load(self) -> Any:
-        """Return numba's dispatcher, from the cache or compiled into it.
+    def load(self) -> Callable[..., Any]:
+        """Return the function that runs the machine code, from the cache or compiled into it.
 
         Raises:
             RuntimeError: numba cannot write this function to a file; the message says what to change.
         """
         with _loading:
-            if self._dispatcher is None:
-                self._dispatcher = self._make_dispatcher()
-        return self._dispatcher
+            if self._run is None:
+                disabled = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")  # to step through in a debugger
+                self._run = self.py_func if disabled else self._checked(self._codes())
+        return self._run
 
-    def _make_dispatcher(self) -> Any:
-        import numba
-
-        from kernels.numba_cache import NumbaCache
-
-        if numba.config.DISABLE_JIT:  # NUMBA_DISABLE_JIT=1, to step through a kernel in a debugger
-            return self.py_func
-        dispatcher = numba.njit(nogil=True, **self._options)(self.py_func)
+    def _codes(self) -> list[MachineCode]:
+        codes = []
         for signature, entry in zip(self.signatures, self.entries, strict=True):
-            code = self._cache.read(entry)
-            with self._cache.lock(entry) if code is None else contextlib.nullcontext():
-                dispatcher._cache = NumbaCache(self._cache, entry, code or self._cache.read(entry))
-                dispatcher.compile(signature)
-        dispatcher.disable_compile()  # other types are a mistake of the caller, not a reason to compile for seconds
-        return dispatcher
+            content = self._cache.read(entry)
+            if content is None:
+                with self._cache.lock(entry):
+                    content = self._cache.read(entry) or self._compile(signature, entry)
+            codes.append(decode(content))
+        return codes
+
+    def _compile(self, signature: str, entry: Entry) -> bytes:
+        from kernels.compiling import compile_kernel
+
+        content = encode(compile_kernel(self.py_func, signature, self._options))
+        self._cache.write(entry, content)
+        return content
+
+    def _checked(self, codes: list[MachineCode]) -> Callable[..., Any]:
+        """Return a function that runs the code whose arguments fit."""
+        shared = self.__module__.startswith("kernels.") and "<locals>" not in self.__qualname__
+        variants = [(checker(code.arguments), link(code, self.__name__, shared)) for code in codes]
+
+        def run(*args: Any) -> Any:
+            for fits, function in variants:
+                if fits(args):
+                    return function(*args)
+            given = ", ".join(in_words(each) for each in args)
+            raise TypeError(
+                f"{self.__module__}.{self.__qualname__} takes {' or '.join(self.signatures)}, not ({given})"
+            )
+
+        return run
 
 
 def njit(signature: str | Iterable[str], **options: Any) -> Callable[[Callable[..., Any]], Kernel]:

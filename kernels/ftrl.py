@@ -84,9 +84,8 @@ def _encode(row, moe_logit, columns, scaling, n_slots, active, x):
     return count
 
 
-@njit(f"float64[::1]({_GIVEN_ROWS}, {_GIVEN}, int64[:, ::1], float64[:, ::1], float64[:, ::1])")
-def _predict_many(features, moe_logits, columns, scaling, slots):
-    logits = np.empty(features.shape[0])
+@njit(f"void({_GIVEN_ROWS}, {_GIVEN}, int64[:, ::1], float64[:, ::1], float64[:, ::1], float64[::1])")
+def _predict_many(features, moe_logits, columns, scaling, slots, logits):
     active = np.empty(2 * columns.shape[0] + 1, np.int64)
     x = np.empty(active.size)
     for i in range(features.shape[0]):
@@ -95,12 +94,13 @@ def _predict_many(features, moe_logits, columns, scaling, slots):
         for k in range(count):
             logit += slots[active[k], WEIGHT] * x[k]
         logits[i] = logit
-    return logits
 
 
-@njit(f"float64[::1]({_GIVEN_ROWS}, {_GIVEN}, {_GIVEN}, int64[:, ::1], float64[:, ::1], float64[::1], float64[:, ::1])")
-def _learn_many(features, moe_logits, labels, columns, scaling, rates, slots):
-    logits = np.empty(features.shape[0])
+@njit(
+    f"void({_GIVEN_ROWS}, {_GIVEN}, {_GIVEN}, int64[:, ::1], float64[:, ::1], float64[::1], float64[:, ::1], "
+    "float64[::1])"
+)
+def _learn_many(features, moe_logits, labels, columns, scaling, rates, slots, logits):
     active = np.empty(2 * columns.shape[0] + 1, np.int64)
     x = np.empty(active.size)
     per_alpha = 1.0 / rates[ALPHA]
@@ -127,7 +127,6 @@ def _learn_many(features, moe_logits, labels, columns, scaling, rates, slots):
                 slots[slot, WEIGHT] = 0.0
             else:
                 slots[slot, WEIGHT] = ((l1 if z > 0.0 else -l1) - z) / ((rates[BETA] + after) * per_alpha + rates[L2])
-    return logits
 
 
 def predict_many(
@@ -149,7 +148,9 @@ def predict_many(
         ValueError: a shape does not fit the others.
     """
     _check(features, moe_logits, columns, scaling, slots)
-    return _predict_many(features, moe_logits, columns, scaling, slots)  # type: ignore[no-any-return]
+    logits = np.empty(len(features))
+    _predict_many(features, moe_logits, columns, scaling, slots, logits)
+    return logits
 
 
 def learn_many(
@@ -187,7 +188,9 @@ def learn_many(
     wrong = np.flatnonzero((labels < 0) | (labels > 1))
     if wrong.size:
         raise ValueError(f"labels[{wrong[0]}] is {labels[wrong[0]]}; labels are 0, 1, between, or NaN for not known")
-    return _learn_many(features, moe_logits, labels, columns, scaling, rates, slots)  # type: ignore[no-any-return]
+    logits = np.empty(len(features))
+    _learn_many(features, moe_logits, labels, columns, scaling, rates, slots, logits)
+    return logits
 
 
 def _check(features: Float64s, moe_logits: Float64s, columns: Int64s, scaling: Float64s, slots: Float64s) -> None:

@@ -13,11 +13,10 @@ FIRST_STEPS = 16.0  # how much larger the first step is than the lasting one
 
 
 @njit(
-    "Tuple((float64[::1], float64, int64))"
-    "(Array(float64, 1, 'C', True), float64, int64, float64, float64, float64, float64, float64)"
+    "Tuple((float64, int64))"
+    "(Array(float64, 1, 'C', True), float64, int64, float64, float64, float64, float64, float64, float64[::1])"
 )  # the scores may be read-only
-def _follow_rate(scores, line, events, rate, step, window, lowest, highest):
-    lines = np.empty(scores.size)
+def _follow_rate(scores, line, events, rate, step, window, lowest, highest, lines):
     for i in range(scores.size):
         threshold = 1.0 / (1.0 + exp(-line))
         lines[i] = threshold
@@ -27,7 +26,7 @@ def _follow_rate(scores, line, events, rate, step, window, lowest, highest):
         line += now * ((1.0 - rate) if scores[i] >= threshold else -rate)
         line = min(max(line, lowest), highest)
         events += 1
-    return lines, line, events
+    return line, events
 
 
 def follow_rate(
@@ -56,7 +55,8 @@ def follow_rate(
     step that falls to a lasting one (Angelopoulos, Barber, Bates, ICML 2024).
     """
     step = 8.0 / (window * rate)
-    lines, line, events = _follow_rate(
-        scores, float(line), int(events), float(rate), step, float(window), float(lowest), float(highest)
+    lines = np.empty(scores.size)
+    line, events = _follow_rate(
+        scores, float(line), int(events), float(rate), step, float(window), float(lowest), float(highest), lines
     )
     return lines, line, events
