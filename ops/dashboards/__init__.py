@@ -1,0 +1,1 @@
+"""Grafana's dashboards as typed code: what they show, how they are built, how they get there."""
