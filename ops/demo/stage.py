@@ -9,8 +9,8 @@ from pathlib import Path
 from connectors.secrets import Sealer, Tokeniser
 from connectors.sqlite_log import SqliteLog
 from models.registry import Registry
+from ops.beside import now_ms
 from ops.producer import Producer, read_script
-from ops.runner import now_ms
 from ops.settings import Settings
 from ops.simulate import SimulationSettings, simulate
 from pipeline.app import App

@@ -25,10 +25,10 @@ from connectors.sqlite_log import SqliteLog
 from kernels.compiled import load_imported
 from models.bundle import read_bundle
 from models.scorer import Scorer
+from ops.beside import SWITCH_S, now_ms
 from ops.demo.stage import APP, BUNDLE
 from ops.producer import Producer, Script
 from ops.replaying import replay_files
-from ops.runner import SWITCH_S, now_ms
 from ops.simulate import SimulationSettings, simulate
 from pipeline.app import App
 from pipeline.decisions import Served

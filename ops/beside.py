@@ -1,0 +1,154 @@
+"""What runs beside the workers: the models that follow the registry, and the learner."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from models.registry import Registry
+from pipeline.app import App, Task
+from pipeline.decisions import Served
+from pipeline.learning import Learned, LearnerLoop
+from pipeline.serving import ServedModels
+
+LEARNER_EVERY_S = 0.25
+LEARNER_ROWS_BUSY = 4096  # a step that read this much has more to read
+REFRESH_EVERY_S = 0.25
+SWITCH_S = 0.0005  # a worker that comes back from a kernel gets the interpreter from the learner within this
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def learns_live(task: Task) -> bool:
+    """Whether a task's learner can learn while it runs: its labels come in a stream of their own."""
+    return task.learner is not None and task.label is not None and task.label.stream.derived_from is None
+
+
+class Following:
+    """The models of each task, as the registry says; loaded in a thread, so no batch waits for them.
+
+    Args:
+        app: whose tasks.
+        registry: which models serve; None lets rules decide alone.
+        on_change: told of a task and what serves it, at the start and whenever it changes.
+
+    Attributes:
+        models: task -> what serves it.
+    """
+
+    def __init__(
+        self, app: App, registry: Registry | None, on_change: Callable[[str, Served], None] | None = None
+    ) -> None:
+        self._on_change = on_change or (lambda task, served: None)
+        self.models: dict[str, ServedModels] = {}
+        self._failed: dict[str, str] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="models", daemon=True)
+        for task in app.tasks:
+            if registry is None or (task.model is None and task.learner is None):
+                continue
+            plan = app.plans[task.on.name]
+            specs = [plan.specs[column] for column in plan.columns_of[task.name]]
+            self.models[task.name] = ServedModels(registry, task.name, specs)
+            self._on_change(task.name, self.models[task.name].start())
+            if registry.generation(task.name) == 0:  # nothing was ever promoted: that is no problem
+                self.models[task.name].problem = None
+
+    def served(self, task: str) -> Served:
+        """Return what decides the next batch of a task."""
+        return self.models[task].current if task in self.models else Served()
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong, in words."""
+        return [*self._failed.values(), *(each.problem for each in self.models.values() if each.problem)]
+
+    def start(self) -> None:
+        """Begin to follow."""
+        if self.models:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Follow no longer."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(REFRESH_EVERY_S):
+            for name, models in self.models.items():
+                try:
+                    if models.refresh(time.monotonic_ns() // 1_000_000):
+                        self._on_change(name, models.current)
+                    self._failed.pop(name, None)
+                except Exception as error:  # a registry that cannot be reached changes nothing about what serves
+                    self._failed[name] = f"the registry cannot be asked what serves {name!r}: {error}"
+
+
+class Learning:
+    """The learners, in a thread beside the workers; a failure ends learning, never deciding.
+
+    Args:
+        learners: task -> its learner.
+    """
+
+    def __init__(self, learners: dict[str, LearnerLoop]) -> None:
+        self._learners, self._failed = learners, dict[str, str]()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="learner", daemon=True)
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong, in words."""
+        return list(self._failed.values())
+
+    @property
+    def learned(self) -> dict[str, Learned]:
+        """How the learners do, per task."""
+        return {name: learner.status for name, learner in list(self._learners.items())}
+
+    def start(self) -> None:
+        """Begin to learn."""
+        if self._learners:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Learn no longer."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            busy = False
+            for name, learner in list(self._learners.items()):
+                try:
+                    busy = learner.step(now_ms()) >= LEARNER_ROWS_BUSY or busy
+                except Exception as error:
+                    self._failed[name] = f"the learner of {name!r} stopped: {error}"
+                    del self._learners[name]
+            if not self._learners:
+                return
+            if not busy:
+                self._stop.wait(LEARNER_EVERY_S)
+
+
+@contextmanager
+def quick_to_answer() -> Iterator[None]:
+    """Keep pauses short: what is there already is never collected, and threads take turns more often."""
+    switch_s = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        sys.setswitchinterval(switch_s)
