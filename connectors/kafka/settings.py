@@ -162,12 +162,12 @@ class KafkaSettings:
         """Return the arguments of this connection for KafkaAdminClient, KafkaConsumer and KafkaProducer."""
         return self._arguments()
 
-    def faust(self) -> dict[str, Any]:
-        """Return the arguments of this connection for faust.App."""
+    def faust(self, scheme: str = "kafka") -> dict[str, Any]:
+        """Return the arguments of this connection for faust.App; the scheme of its URLs chooses the transport."""
         from faust import SASLCredentials, SSLCredentials
 
         arguments: dict[str, Any] = {
-            "broker": [f"kafka://{broker}" for broker in self.brokers],
+            "broker": [f"{scheme}://{broker}" for broker in self.brokers],
             "broker_client_id": self.client_id,
         }
         if self.sasl:
