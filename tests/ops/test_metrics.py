@@ -1,8 +1,10 @@
 """What a process tells Prometheus: every event is counted once, and whoever is stuck says so."""
 
+import re
 import socket
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,3 +218,10 @@ def test_a_port_in_use_is_told(app):
         port = taken.getsockname()[1]
         with pytest.raises(MetricsServerError, match=rf"127\.0\.0\.1:{port}: Address already in use; choose another"):
             MetricsServer(Metrics(app), port)
+
+
+def test_every_metric_is_in_the_readme(seen):
+    readme = (Path(__file__).parents[2] / "ops" / "deploy" / "README.md").read_text()
+    names = {re.sub(r"_(bucket|count|sum)$", "", name) for name, _ in samples(seen[1]) if name.startswith("pelton_")}
+    assert len(names) >= 20
+    assert [name for name in sorted(names) if f"`{name}`" not in readme] == []
