@@ -29,8 +29,7 @@ def partitions_of(keys: pa.Array, partitions: int, of_null: int = 0) -> NDArray[
 
 
 def split_by_partition(chosen: NDArray[np.int64], partitions: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return (n,) the rows in order of their partition, each keeping its order, and (partitions + 1,) where each begins.
-    """
+    """Return (n,) the rows by partition, in their order within it, and (partitions + 1,) where each begins."""
     bounds = np.zeros(partitions + 1, np.int64)
     np.cumsum(np.bincount(chosen, minlength=partitions), out=bounds[1:])
     return np.argsort(chosen, kind="stable"), bounds
@@ -43,5 +42,3 @@ def key_text(value: str | int | bool) -> str:
     ('true', '17')
     """
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-

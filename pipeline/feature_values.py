@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,10 +28,11 @@ class FeatureValues:
         assert self._plan is not None and self._matrix is not None
         return self._matrix[:, self._plan.names.index(name)]
 
-    def fill(self, level: int) -> None:
-        """Compute the features of a level that are no windows."""
+    def fill(self, level: int, wanted: Set[str] | None = None) -> None:
+        """Compute the features of a level that are no windows; only those that are wanted, None for all."""
         assert self._plan is not None and self._matrix is not None
         names = [n for n, each in zip(self._plan.names, self._plan.levels, strict=True) if each == level]
+        names = names if wanted is None else [name for name in names if name in wanted]
         done: set[str] = set()
         while len(done) < len(names):
             for name in names:

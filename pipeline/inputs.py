@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -168,7 +168,7 @@ def _why(kind: str, time_ms: int, floor_ms: int, append_ms: Int64s | None, row: 
     return f"its time {time_ms} is {ahead} ms ahead of the log's clock"
 
 
-def check_known(chunks: Mapping[str, Chunk], known: set[str]) -> None:
+def check_known(chunks: Iterable[str], known: set[str]) -> None:
     """Refuse chunks of streams that the app does not read."""
     for name in chunks:
         if name not in known:
