@@ -174,6 +174,12 @@ class KafkaAdmin:
         if names:
             self._do(lambda: self._client.delete_topics(list(names)), f"delete topics {', '.join(names)}")
 
+    def keep(self, name: str, retention_ms: int | None) -> None:
+        """Change how long a topic keeps records; None for ever."""
+        kept = {"retention.ms": str(-1 if retention_ms is None else retention_ms)}
+        resource = ConfigResource(ConfigResourceType.TOPIC, name, kept)
+        self._do(lambda: self._client.alter_configs([resource]), f"change how long topic {name!r} keeps records")
+
     def add_partitions(self, name: str, partitions: int) -> None:
         """Give a topic more partitions; keys move to other ones, so an app on it must start anew."""
         self._do(lambda: self._client.create_partitions({name: partitions}), f"add partitions to topic {name!r}")
@@ -208,9 +214,20 @@ class KafkaAdmin:
 
     def members(self, group: str) -> dict[At, str]:
         """Return which member of a group reads which partition, as "client@host"."""
-        found = self._do(lambda: self._client.describe_groups([group]), f"look at group {group!r}")
+        return self._members([group])
+
+    def readers(self, prefix: str) -> dict[At, str]:
+        """Return who reads which partition, in all groups called so, or so with more behind a dot."""
+        groups = self._do(lambda: self._client.list_groups(), "list groups")
+        names = [each["group_id"] for each in groups]
+        return self._members([name for name in names if name == prefix or name.startswith(f"{prefix}.")])
+
+    def _members(self, groups: list[str]) -> dict[At, str]:
+        if not groups:
+            return {}
+        found = self._do(lambda: self._client.describe_groups(groups), f"look at groups {', '.join(groups)}")
         reads: dict[At, str] = {}
-        for member in found.get(group, {}).get("members", []):
+        for member in (each for group in found.values() for each in group["members"]):
             assigned = member.get("member_assignment") or {}
             for topic in assigned.get("assigned_partitions", []) if isinstance(assigned, dict) else []:
                 for partition in topic["partitions"]:
