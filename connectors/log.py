@@ -42,12 +42,16 @@ class Sealer(Protocol):
 
 @dataclass(frozen=True)
 class TopicInfo:
-    """What a topic is: its partitions, how long it keeps records (None: forever), whether they are encrypted."""
+    """What a topic is: its partitions, how long it keeps records (None: forever), whether they are encrypted.
+
+    `rows` as of `Log.create_topic`, where this process said so.
+    """
 
     name: str
     partitions: int = 1
     retention_ms: int | None = None
     sealed: bool = False
+    rows: pa.Schema | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,200}", self.name):
@@ -118,7 +122,11 @@ class Transaction:
 
 
 class Log(Protocol):
-    """Topics of partitions. Offsets of a partition start at 0 and have no gaps; records are read in their order.
+    """Topics of partitions; records are read in their order.
+
+    Offsets of a partition rise and may have gaps, the first is not always 0, and behind the last record there may be
+    some that hold nothing before `end`. So whoever reads goes on at the last record's offset + 1, or where the rows of
+    a batch end, and never computes an offset from a number of records. Rows of one returned batch have no gaps.
 
     Delivery: what `append` or a transaction returned from is there for every later reader, once and whole; what raised
     is not there at all. Readers keep their own positions (in manifests). Safe with many threads and, where it is on
@@ -126,11 +134,22 @@ class Log(Protocol):
     """
 
     def create_topic(
-        self, name: str, partitions: int = 1, retention_ms: int | None = None, *, sealed: bool = False
+        self,
+        name: str,
+        partitions: int = 1,
+        retention_ms: int | None = None,
+        *,
+        sealed: bool = False,
+        rows: pa.Schema | None = None,
     ) -> TopicInfo:
         """Make a topic, or find it again; another partition count or seal than it has is refused.
 
-        `retention_ms` replaces what an existing topic has, None leaves it (a new one keeps everything).
+        Args:
+            retention_ms: replaces what an existing topic has, None leaves it (a new one keeps everything).
+            rows: the columns of a topic of rows, needed wherever such a topic is used on a log that others read too.
+                They are written as Arrow batches; with metadata "key": NAME each row is a JSON message whose key that
+                column is (no column: no key), and rows may have some of the columns only; with "value": NAME a message
+                is that column's bytes, and its headers are the others.
         """
 
     def topics(self) -> list[TopicInfo]:
@@ -147,16 +166,18 @@ class Log(Protocol):
         """Store records; return the offset of the first.
 
         Args:
-            values: (records,) the bytes of each; a newline is added where there is none at the end.
+            values: (records,) the bytes of each; a log that keeps lines adds a newline where there is none at the end.
             append_ms: when, in milliseconds since the epoch.
             redriven_from: (records,) the dead letters' offsets, -1 for none.
         """
 
     def append_rows(self, topic: str, partition: int, rows: pa.RecordBatch, append_ms: int) -> int:
-        """Store rows; each is one offset. Return the offset of the first."""
+        """Store rows; each is one offset. Return the offset of the first, `end` if there are none."""
 
     def read(self, topic: str, partition: int, offset: int, limit: int) -> Records:
         """Return at most `limit` records from `offset` on, fewer at the end or beyond READ_BYTES_MAX.
+
+        None only if there is none between `offset` and `end`.
 
         Raises:
             OffsetGoneError: the offset was removed by retention, or is beyond the end.
@@ -170,7 +191,7 @@ class Log(Protocol):
         """Return the oldest offset that can be read (`end` if there is none)."""
 
     def end(self, topic: str, partition: int) -> int:
-        """Return the offset that the next record gets."""
+        """Return the offset behind the last record that can be read: the next one gets this offset or a later one."""
 
     def transaction(self, group: str, partition: int, expected_commit: int) -> AbstractContextManager[Transaction]:
         """Write outputs and a manifest together when the block ends, or nothing if it or the commit fails.
@@ -284,7 +305,7 @@ def check_position(topic: str, partition: int, offset: int, begin: int, end: int
     if offset > end:
         raise OffsetGoneError(
             f"{where}: offset {offset} was never written, the log ends at {end}; "
-            f"was the log file replaced? start from {end} or before"
+            f"was the log replaced? start from {end} or before"
         )
 
 

@@ -100,10 +100,16 @@ class SqliteLog:
         self.close()
 
     def create_topic(
-        self, name: str, partitions: int = 1, retention_ms: int | None = None, *, sealed: bool = False
+        self,
+        name: str,
+        partitions: int = 1,
+        retention_ms: int | None = None,
+        *,
+        sealed: bool = False,
+        rows: pa.Schema | None = None,
     ) -> TopicInfo:
-        """Make a topic, or find it again (see `Log.create_topic`)."""
-        asked = TopicInfo(name, partitions, retention_ms, sealed)
+        """Make a topic, or find it again (see `Log.create_topic`); stored rows carry their columns themselves."""
+        asked = TopicInfo(name, partitions, retention_ms, sealed, rows)
         if sealed:
             needed_sealer(asked, self._sealer)
 

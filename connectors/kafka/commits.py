@@ -1,0 +1,144 @@
+"""Commits of one group and partition: outputs and manifest in one Kafka transaction, and one owner at a time.
+
+Source: KIP-98 (transactional ids fence their former owner). What is ours: the manifest is a record of the transaction
+instead of group offsets, and two transactional ids take turns, for a broker refuses the next transaction of an id while
+it writes the markers of the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+
+import pyarrow as pa
+from aiokafka.errors import KafkaError
+
+from connectors.kafka.connection import Connection
+from connectors.kafka.manifests import manifest_topic, newest_manifest
+from connectors.kafka.messages import Outgoing, OutgoingBatch
+from connectors.kafka.producing import FencedError, Producer
+from connectors.kafka.reader import Place, Reader
+from connectors.log import CommitConflictError, LogError, conflict
+
+ABORT_S_MAX = 3.0  # a broker that does not answer by then aborts by itself, after the transaction's time
+
+
+class Owner:
+    """Commits for one group and partition; everything here runs on the connection's event loop.
+
+    Before the first commit, and after each that failed, the owner claims its partition: both ids are initialised, the
+    first before the second, which fences whoever owned them and settles what was open. Only then the newest manifest
+    is read. The first commit uses the first id, so of two owners that claim at the same time one fails at once.
+
+    Args:
+        at_least_once: no transactions: outputs first, the manifest when they are written. Nobody is fenced.
+    """
+
+    def __init__(self, connection: Connection, group: str, partition: int, *, at_least_once: bool = False) -> None:
+        self.group, self.partition, self.at_least_once = group, partition, at_least_once
+        self._connection = connection
+        self._reader = Reader(connection)
+        name = f"pelton-{group}-{partition}"
+        ids = [None] if at_least_once else [f"{name}-0", f"{name}-1"]
+        self._producers = [Producer(connection, each, (name, turn)) for turn, each in enumerate(ids)]
+        self._turn = 0
+        self._newest: int | None = None  # None: not claimed
+        self._lost = False
+        self._lock = asyncio.Lock()
+
+    @property
+    def place(self) -> Place:
+        """Where the manifests are."""
+        return manifest_topic(self.group), self.partition
+
+    async def claim(self) -> int:
+        """Become the owner, whoever was before; return the number of the newest commit, 0 for none."""
+        async with self._lock:
+            self._lost = False
+            return await self._claim()
+
+    async def _claim(self) -> int:
+        self._newest = None
+        until_s = self._connection.deadline_s
+        for producer in self._producers:
+            await producer.begin(until_s)
+        self._turn = 0
+        found = await newest_manifest(self._reader, *self.place)
+        self._newest = found[0] if found else 0
+        return self._newest
+
+    async def commit(
+        self, expected: int, outputs: Sequence[tuple[Place, Outgoing]], manifest: bytes, compression: int
+    ) -> list[int]:
+        """Write outputs and manifest as one; return the offset of the first message of each output.
+
+        Raises:
+            CommitConflictError: another owner took over, or committed in between: nothing was written.
+            LogError: it failed. Whether it was written shows after the next claim, which the next commit does.
+        """
+        async with self._lock:
+            if self._lost:
+                raise self._taken_over(expected)
+            newest = await self._claim() if self._newest is None else self._newest
+            if newest != expected:
+                self._newest = None
+                raise conflict(self.group, self.partition, expected, newest)
+            offsets = await self._guarded(expected, outputs, manifest, compression)
+            self._newest = expected + 1
+            return offsets
+
+    async def _guarded(
+        self, expected: int, outputs: Sequence[tuple[Place, Outgoing]], manifest: bytes, compression: int
+    ) -> list[int]:
+        record = Outgoing(_one(manifest), int(time.time() * 1000), _one(str(expected + 1).encode()))
+        self._newest = None  # until it is known
+        producer = self._producers[self._turn]
+        try:
+            writes, firsts = _joined(outputs, compression)
+            if self.at_least_once:
+                offsets = await producer.write(writes, self._connection.deadline_s)
+                await producer.write({self.place: record.batches()}, self._connection.deadline_s)
+            else:
+                writes[self.place] = record.batches()
+                offsets = await producer.commit(writes, self._connection.deadline_s)
+        except FencedError:
+            self._lost = True
+            raise self._taken_over(expected) from None
+        except BaseException:
+            await self._give_up(producer)
+            raise
+        self._turn = (self._turn + 1) % len(self._producers)
+        return [offsets[place] + before if offsets[place] >= 0 else -1 for place, before in firsts]
+
+    async def _give_up(self, producer: Producer) -> None:
+        """Abort, so that no reader waits for what is open; if that fails too, the next claim or the broker does it."""
+        if self.at_least_once:
+            return
+        with contextlib.suppress(KafkaError, FencedError, OSError, LogError, asyncio.TimeoutError):
+            until_s = self._connection.deadline_s
+            await asyncio.wait_for(producer.abort(until_s), ABORT_S_MAX)
+
+    def _taken_over(self, expected: int) -> CommitConflictError:
+        return CommitConflictError(
+            f"app {self.group!r}, partition {self.partition}: commit {expected + 1} was refused, for another process "
+            f"took the partition over, or the broker waited too long; claim it anew, or stop"
+        )
+
+
+def _joined(
+    outputs: Sequence[tuple[Place, Outgoing]], compression: int
+) -> tuple[dict[Place, list[OutgoingBatch]], list[tuple[Place, int]]]:
+    """Return the batches of each place, and for each output its place and how many messages lie before it there."""
+    writes: dict[Place, list[OutgoingBatch]] = {}
+    firsts: list[tuple[Place, int]] = []
+    for place, outgoing in outputs:
+        at = writes.setdefault(place, [])
+        firsts.append((place, sum(batch.count for batch in at)))
+        at.extend(outgoing.batches(compression))
+    return {place: batches for place, batches in writes.items() if batches}, firsts
+
+
+def _one(value: bytes) -> pa.LargeBinaryArray:
+    return pa.array([value], pa.large_binary())

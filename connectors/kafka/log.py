@@ -1,0 +1,360 @@
+"""The log on Kafka: topics are Kafka's, a commit is a Kafka transaction, and whoever else reads sees committed only."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+from aiokafka import errors as kafka
+
+from connectors.kafka import codec
+from connectors.kafka.commits import Owner
+from connectors.kafka.connection import TIMEOUT_S, Connection
+from connectors.kafka.manifests import manifest_topic, manifests_since, newest_manifest, offset_of_commit
+from connectors.kafka.messages import COMPRESSIONS, Messages, Outgoing
+from connectors.kafka.producing import Producer
+from connectors.kafka.reader import EARLIEST, LATEST, Place, Reader, is_out_of_range
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.shelves import BYTES_MAX, Shelves
+from connectors.kafka.tails import Tails
+from connectors.kafka.topic_book import TopicBook
+from connectors.log import (
+    READ_BYTES_MAX,
+    Lines,
+    LogError,
+    Sealer,
+    TopicInfo,
+    Transaction,
+    check_position,
+)
+from connectors.records import Int64s, Records
+
+ARROW_MESSAGES_MAX = 64  # taken in one read of rows: each may hold some thousands
+
+
+@dataclass
+class KafkaTransaction(Transaction):
+    """A commit's messages, kept until its block ends."""
+
+    outputs: list[tuple[Place, Outgoing]] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)  # of each append: how many outputs it became
+    book: TopicBook | None = None
+
+    def append(
+        self,
+        topic: str,
+        partition: int,
+        values: Lines,
+        append_ms: int,
+        redriven_from: Int64s | Sequence[int] | None = None,
+    ) -> None:
+        """Add records, as `Log.append` does, once the block ends."""
+        assert self.book is not None
+        self._add((topic, partition), self.book.lines_out(topic, partition, values, append_ms, redriven_from))
+
+    def append_rows(self, topic: str, partition: int, rows: pa.RecordBatch, append_ms: int) -> None:
+        """Add rows, as `Log.append_rows` does, once the block ends."""
+        assert self.book is not None
+        self._add((topic, partition), self.book.rows_out(topic, partition, rows, append_ms))
+
+    def _add(self, place: Place, outgoing: list[Outgoing]) -> None:
+        self.outputs += [(place, each) for each in outgoing]
+        self.counts.append(len(outgoing))
+
+
+class KafkaLog:
+    """A `Log` on a Kafka cluster, for many threads, processes and machines.
+
+    Delivery: commits are exactly once for readers of committed messages, which all of ours are. An append outside of
+    a commit is written once even if it had to be sent again, but is whole only if it fits into one message batch.
+    Records are written as they are given. The broker's clock is the append time where the topic says so.
+
+    A feed (`start_feed`, `feed`) is somebody else who fetches, such as a Faust worker: a read at its position is served
+    from memory and never waits for the broker. All other reads fetch by themselves.
+
+    Args:
+        settings: where Kafka is, and security.
+        sealer: encrypts the values of topics that are created with `sealed=True`, each by itself.
+        rows: topic -> schema, as of `create_topic`, for topics that are read and not created here.
+        at_least_once: commits without transactions: outputs are written before the manifest.
+        compression: of what is written: none, gzip, snappy, lz4 or zstd.
+        timeout_s: after this long without an answer a call raises LogError.
+        loop: an event loop that runs in another thread; None for one of our own.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        sealer: Sealer | None = None,
+        *,
+        rows: Mapping[str, pa.Schema] | None = None,
+        at_least_once: bool = False,
+        compression: str = "none",
+        timeout_s: float = TIMEOUT_S,
+        loop: asyncio.AbstractEventLoop | None = None,
+        feed_bytes_max: int = BYTES_MAX,
+    ) -> None:
+        if compression not in COMPRESSIONS:
+            raise LogError(f"compression is {compression!r}; choose {', '.join(COMPRESSIONS)}")
+        self._at_least_once, self._compression = at_least_once, COMPRESSIONS[compression]
+        self._connection = Connection(settings, timeout_s, loop)
+        self._reader = Reader(self._connection)
+        self._shelves = Shelves(feed_bytes_max)
+        self._tails = Tails(self._connection, self._reader, self._shelves)
+        self._book = TopicBook(self._connection, sealer, rows or {})
+        self._owners: dict[tuple[str, int], Owner] = {}
+        self._appending: dict[Place, tuple[Producer, asyncio.Lock]] = {}
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> KafkaLog:
+        """Return itself; the block's end closes the log."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the log."""
+        self.close()
+
+    # Topics
+
+    def create_topic(
+        self,
+        name: str,
+        partitions: int = 1,
+        retention_ms: int | None = None,
+        *,
+        sealed: bool = False,
+        rows: pa.Schema | None = None,
+    ) -> TopicInfo:
+        """Make a topic, or find it again (see `Log.create_topic`); new ones carry the broker's time."""
+        return self._book.create(TopicInfo(name, partitions, retention_ms, sealed, rows))
+
+    def topics(self) -> list[TopicInfo]:
+        """Return all topics by name, without those of manifests."""
+        return self._book.all()
+
+    # Writing
+
+    def append(
+        self,
+        topic: str,
+        partition: int,
+        values: Lines,
+        append_ms: int,
+        redriven_from: Int64s | Sequence[int] | None = None,
+    ) -> int:
+        """Store records; return the offset of the first (see `Log.append`)."""
+        return self._append(topic, partition, self._book.lines_out(topic, partition, values, append_ms, redriven_from))
+
+    def append_rows(self, topic: str, partition: int, rows: pa.RecordBatch, append_ms: int) -> int:
+        """Store rows; return the offset of the first."""
+        offset = self._append(topic, partition, self._book.rows_out(topic, partition, rows, append_ms))
+        return self._book.row_offset(topic, offset)
+
+    def _append(self, topic: str, partition: int, outgoing: list[Outgoing]) -> int:
+        if not outgoing:
+            return self._bound(topic, partition, LATEST)
+        return self._connection.call(self._write((topic, partition), outgoing), f"write to topic {topic!r}")
+
+    async def _write(self, place: Place, outgoing: list[Outgoing]) -> int:
+        producer, lock = self._appending.setdefault(
+            place, (Producer(self._connection, None, ("append", *place)), asyncio.Lock())
+        )
+        batches = [batch for each in outgoing for batch in each.batches(self._compression)]
+        async with lock:
+            try:
+                return (await producer.write({place: batches}, self._connection.deadline_s))[place]
+            except BaseException:
+                self._appending.pop(place, None)  # what came of it is unknown: the next one counts anew
+                raise
+
+    # Commits
+
+    def claim(self, group: str, partition: int, partitions: int = 0) -> int:
+        """Become the one who commits for a group and partition, whoever it was; return the newest commit.
+
+        Everybody else's next commit fails, and what was open is settled, so that `manifest` says what holds. The first
+        transaction does the same by itself; after another owner took over, only this does.
+
+        Args:
+            partitions: how many the topic of manifests gets if it is not there: as many as the input has.
+        """
+        owner = self._owner(group, partition, partitions)
+        return self._connection.call(owner.claim(), f"claim partition {partition} of {group!r}")
+
+    def release(self, group: str, partition: int) -> None:
+        """Forget a partition that another one may have; commits of it must have ended."""
+        with self._lock:
+            self._owners.pop((group, partition), None)
+
+    @contextmanager
+    def transaction(self, group: str, partition: int, expected_commit: int) -> Iterator[Transaction]:
+        """Write outputs and a manifest together when the block ends (see `Log.transaction`).
+
+        Raises:
+            CommitConflictError: also when another process took the partition over.
+        """
+        pending = KafkaTransaction(group, partition, expected_commit + 1, self._book.find, None, book=self._book)
+        yield pending
+        payload = pending.written_manifest()
+        widest = max((self._book.find(*place).partitions for place, _ in pending.outputs), default=0)
+        owner = self._owner(group, partition, widest)
+        work = owner.commit(expected_commit, pending.outputs, bytes(payload), self._compression)
+        offsets = iter(self._connection.call(work, f"commit {pending.commit} of {group!r}, partition {partition}"))
+        at = 0
+        for count in pending.counts:
+            found = [next(offsets) for _ in range(count)]
+            topic = pending.outputs[at][0][0] if count else ""
+            pending.base_offsets.append(self._book.row_offset(topic, found[0]) if found else -1)
+            at += count
+
+    def _owner(self, group: str, partition: int, partitions: int) -> Owner:
+        with self._lock:
+            owner = self._owners.get((group, partition))
+            if owner is None:
+                self._book.make_manifests(group, max(partition + 1, partitions))
+                owner = Owner(self._connection, group, partition, at_least_once=self._at_least_once)
+                self._owners[group, partition] = owner
+            return owner
+
+    def manifest(self, group: str, partition: int) -> tuple[int, bytes] | None:
+        """Return the number and manifest of the newest commit."""
+        topic = manifest_topic(group)
+        if self._book.partitions([topic]).get(topic, 0) <= partition:
+            return None
+        return self._connection.call(newest_manifest(self._reader, topic, partition), f"read the manifest of {group!r}")
+
+    def manifests(self, group: str, partition: int, since_commit: int) -> list[tuple[int, bytes]]:
+        """Return the manifests of commits after `since_commit`, oldest first."""
+        topic = manifest_topic(group)
+        if self._book.partitions([topic]).get(topic, 0) <= partition:
+            return []
+        work = manifests_since(self._reader, topic, partition, since_commit)
+        return [(number, payload) for number, _, payload in self._connection.call(work, f"read manifests of {group!r}")]
+
+    def forget_manifests(self, group: str, partition: int, before_commit: int) -> int:
+        """Remove manifests of commits before this one, never the newest; return how many."""
+        topic = manifest_topic(group)
+        if self._book.partitions([topic]).get(topic, 0) <= partition:
+            return 0
+        work = offset_of_commit(self._reader, topic, partition, before_commit)
+        offset, was, now = self._connection.call(work, f"find commit {before_commit} of {group!r}")
+        if now > was:
+            with self._book.administration() as admin:
+                admin.delete_before({(topic, partition): offset})
+        return max(now - was, 0)
+
+    # Reading
+
+    def read(self, topic: str, partition: int, offset: int, limit: int) -> Records:
+        """Return at most `limit` records from `offset` on (see `Log.read`)."""
+        info = self._book.find(topic, partition)
+        messages = self._messages(topic, partition, offset, limit)
+        values = codec.opened(messages, messages.values, lambda: self._book.sealer_of(info))
+        offsets = messages.offsets
+        codec.refuse_rows(topic, offsets, values)
+        return Records(topic, partition, values, offsets, messages.times_ms, codec.redriven(messages))
+
+    def read_rows(self, topic: str, partition: int, offset: int, limit: int) -> list[tuple[int, pa.RecordBatch]]:
+        """Return at most `limit` rows from `offset` on, each batch with the offset of its first row."""
+        info = self._book.find(topic, partition)
+        schema = self._book.columns(topic)
+        count = min(limit, ARROW_MESSAGES_MAX) if codec.is_arrow(schema) else limit
+        messages = self._messages(topic, partition, codec.message_offset(offset, schema), count)
+        values = codec.opened(messages, messages.values, lambda: self._book.sealer_of(info))
+        return codec.rows_from_messages(messages, offset, limit, schema, values, topic)
+
+    def begin(self, topic: str, partition: int) -> int:
+        """Return the oldest offset that can be read."""
+        self._book.find(topic, partition)
+        return self._book.row_offset(topic, self._bound(topic, partition, EARLIEST))
+
+    def end(self, topic: str, partition: int) -> int:
+        """Return the offset behind the last committed record, as far as a feed knows if there is one."""
+        self._book.find(topic, partition)
+        fed = self._shelves.fed_end((topic, partition))
+        offset = fed if fed is not None else self._bound(topic, partition, LATEST)
+        return self._book.row_offset(topic, offset)
+
+    def _bound(self, topic: str, partition: int, at: int) -> int:
+        work = self._reader.offset(topic, partition, at)
+        return self._connection.call(work, f"read the offsets of topic {topic!r}")
+
+    def _messages(self, topic: str, partition: int, offset: int, limit: int) -> Messages:
+        """Return at most `limit` messages from an offset on: from the shelf, else from the broker."""
+        place = (topic, partition)
+        found = self._shelves.take(place, offset, limit)
+        if found is not None:
+            return found
+        try:
+            return self._connection.call(self._fetch(place, offset, limit), f"read topic {topic!r}")
+        except LogError as error:
+            if is_out_of_range(error.__cause__):
+                bounds = self._bound(topic, partition, EARLIEST), self._bound(topic, partition, LATEST)
+                check_position(topic, partition, offset, *bounds)
+            raise
+
+    async def _fetch(self, place: Place, offset: int, limit: int) -> Messages:
+        found = Messages((), offset, offset)
+        while True:
+            fetched = (await self._reader.fetch({place: found.end}))[place]
+            found = found.followed_by(fetched.messages)
+            is_end = not len(fetched.messages) and fetched.messages.end >= fetched.last_stable
+            is_stuck = fetched.messages.end == fetched.messages.start
+            if is_end or is_stuck or len(found) >= limit or found.size >= READ_BYTES_MAX:
+                break
+        if len(found) > limit:
+            self._shelves.put(place, found, fetched.last_stable)
+            return found.cut(offset, limit)
+        return found
+
+    def wait(self, after: Mapping[tuple[str, int], int], timeout_s: float) -> bool:
+        """Wait until any of these topic partitions has a record at its offset in `after` (see `Log.wait`)."""
+        places = {}
+        for (topic, partition), offset in after.items():
+            self._book.find(topic, partition)
+            places[topic, partition] = self._book.message_offset(topic, offset)
+        try:
+            return self._tails.wait(places, timeout_s)
+        except (kafka.KafkaError, OSError) as error:
+            raise self._connection.explained(error, "wait for records") from error
+
+    # Feeds
+
+    def start_feed(self, topic: str, partition: int, offset: int) -> None:
+        """Expect that `feed` brings what comes from this offset on."""
+        self._shelves.start_feed((topic, partition), offset)
+
+    def feed(self, topic: str, partition: int, messages: Messages, last_stable: int = -1) -> bool:
+        """Take what was fetched for a partition; wakes who waits for it.
+
+        Args:
+            messages: that follow the last ones; what was there already is passed over.
+            last_stable: the end of the partition, if the feeder knows it: `end` answers with it.
+
+        Returns:
+            False if there is a gap between, or the feed was begun anew elsewhere: nothing was taken.
+        """
+        return self._shelves.feed((topic, partition), messages, last_stable)
+
+    def is_full(self, topic: str, partition: int) -> bool:
+        """Tell whether so much waits in a fed partition that the feeder should pause it."""
+        return self._shelves.is_full((topic, partition))
+
+    def stop_feed(self, topic: str, partition: int) -> None:
+        """Forget what was fed; reads fetch by themselves again."""
+        self._shelves.stop_feed((topic, partition))
+
+    # Housekeeping
+
+    def enforce_retention(self, now_ms: int) -> int:
+        """Do nothing: the brokers remove what is older than a topic's retention."""
+        return 0
+
+    def close(self) -> None:
+        """Let go of connections and threads; everything is already written."""
+        self._connection.close()
+        self._book.close()

@@ -1,0 +1,98 @@
+"""The manifests of a group, as records of a topic: found by looking back from its end."""
+
+from __future__ import annotations
+
+from connectors.kafka.reader import EARLIEST, LATEST, Place, Reader
+
+LOOK_BACK = 64  # offsets at first; each commit takes two, its manifest and the marker of its transaction
+
+Numbered = tuple[int, int, bytes]  # commit, offset, manifest
+
+
+def manifest_topic(group: str) -> str:
+    """Return the name of the topic that keeps a group's manifests."""
+    return f"{group}.manifests"
+
+
+async def newest_manifest(reader: Reader, topic: str, partition: int) -> tuple[int, bytes] | None:
+    """Return the number and manifest of the newest commit, None before the first."""
+    begin, end = await _bounds(reader, topic, partition)
+    back = LOOK_BACK
+    while end > begin:
+        start = max(end - back, begin)
+        found = await _between(reader, (topic, partition), start, end)
+        if found:
+            return found[-1][0], found[-1][2]
+        if start == begin:
+            return None
+        back *= 4
+    return None
+
+
+async def manifests_since(reader: Reader, topic: str, partition: int, since: int) -> list[Numbered]:
+    """Return the manifests of commits after `since`, oldest first."""
+    begin, end = await _bounds(reader, topic, partition)
+    found: list[Numbered] = []
+    start, stop, back = end, end, LOOK_BACK
+    while start > begin and not (found and found[0][0] <= since + 1):
+        if found:
+            back = max(back, 2 * (found[0][0] - since))
+        start = max(start - back, begin)
+        found = await _between(reader, (topic, partition), start, stop) + found
+        stop, back = start, back * 4
+    return [each for each in found if each[0] > since]
+
+
+async def offset_of_commit(reader: Reader, topic: str, partition: int, commit: int) -> tuple[int, int, int]:
+    """Return the offset from which commits from `commit` on are kept, and the numbers of the oldest kept before and
+    after: the newest commit stays in any case.
+    """
+    begin, end = await _bounds(reader, topic, partition)
+    newest = await newest_manifest(reader, topic, partition)
+    if newest is None:
+        return begin, 0, 0
+    wanted = min(commit, newest[0])
+    low, high = begin, end  # the wanted manifest lies in low..high
+    oldest = await _first(reader, (topic, partition), begin)
+    number, offset = oldest
+    if wanted <= number:
+        return begin, number, number
+    while low < high:
+        middle = (low + high) // 2
+        number, offset = await _first(reader, (topic, partition), middle)
+        if number >= wanted or number < 0:
+            high = middle
+        else:
+            low = offset + 1
+    number, offset = await _first(reader, (topic, partition), low)
+    return offset, oldest[0], number
+
+
+async def _first(reader: Reader, place: Place, start: int) -> tuple[int, int]:
+    """Return commit and offset of the first manifest from an offset on, (-1, -1) for none."""
+    at = start
+    while True:
+        fetched = (await reader.fetch({place: at}, bytes_max=1 << 16))[place]
+        if len(fetched.messages):
+            first = fetched.messages.cut(at, 1)
+            return int(first.keys[0].as_py()), int(first.offsets[0])
+        if fetched.messages.end <= at or fetched.messages.end >= fetched.last_stable:
+            return -1, -1
+        at = fetched.messages.end
+
+
+async def _between(reader: Reader, place: Place, start: int, end: int) -> list[Numbered]:
+    found: list[Numbered] = []
+    at = start
+    while at < end:
+        messages = (await reader.fetch({place: at}))[place].messages
+        columns = zip(messages.keys.to_pylist(), messages.offsets.tolist(), messages.values.to_pylist(), strict=True)
+        found += [(int(key), offset, value) for key, offset, value in columns if offset < end]
+        if messages.end <= at:
+            break
+        at = messages.end
+    return found
+
+
+async def _bounds(reader: Reader, topic: str, partition: int) -> tuple[int, int]:
+    return await reader.offset(topic, partition, EARLIEST), await reader.offset(topic, partition, LATEST)

@@ -1,0 +1,164 @@
+"""What the topics of a cluster are, and how records and rows for them become messages."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pyarrow as pa
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from connectors.errors import ConnectorError
+from connectors.kafka import codec
+from connectors.kafka.admin import KafkaAdmin, KafkaTopic
+from connectors.kafka.connection import Connection
+from connectors.kafka.manifests import manifest_topic
+from connectors.kafka.messages import Outgoing
+from connectors.log import Lines, LogError, Sealer, TopicInfo, agreed, check_partition, needed_sealer, unknown_topic
+from connectors.records import Int64s
+
+
+class TopicBook:
+    """Topics by name, asked for once; safe with many threads. Everything raises LogError."""
+
+    def __init__(self, connection: Connection, sealer: Sealer | None, rows: Mapping[str, pa.Schema]) -> None:
+        self._connection, self._sealer = connection, sealer
+        self._rows = dict(rows)
+        self._topics: dict[str, TopicInfo] = {}
+        self._lock = threading.RLock()
+        self._admin: KafkaAdmin | None = None
+
+    def create(self, asked: TopicInfo) -> TopicInfo:
+        """Make a topic, or find it again (see `Log.create_topic`); new ones carry the broker's time."""
+        if asked.sealed:
+            needed_sealer(asked, self._sealer)
+        name = asked.name
+        with self.administration() as admin:
+            there = admin.describe([name]).get(name)
+            if there is None:
+                admin.create([KafkaTopic(name, asked.partitions, asked.retention_ms, append_time=True)])
+                topic = asked
+            else:
+                seal = self._topics[name].sealed if name in self._topics else asked.sealed
+                topic = agreed(TopicInfo(name, there.partitions, there.retention_ms, seal, asked.rows), asked)
+                if topic.retention_ms != there.retention_ms:
+                    _keep(admin, name, topic.retention_ms)
+            self._topics[name] = topic
+            if asked.rows is not None:
+                self._rows[name] = asked.rows
+        return topic
+
+    def all(self) -> list[TopicInfo]:
+        """Return all topics by name, without those of manifests."""
+        with self.administration() as admin:
+            found = admin.describe([name for name in admin.names() if not name.endswith(manifest_topic(""))])
+            seals = {name: info.sealed for name, info in self._topics.items()}
+            return [
+                TopicInfo(name, each.partitions, each.retention_ms, seals.get(name, False), self._rows.get(name))
+                for name, each in sorted(found.items())
+            ]
+
+    def find(self, topic: str, partition: int) -> TopicInfo:
+        """Return a topic; LogError if it is not there or has no such partition."""
+        info = self._topics.get(topic)
+        if info is None:
+            counts = self.partitions([topic])
+            if topic not in counts:
+                raise unknown_topic(topic, self.partitions([]))
+            info = self._topics.setdefault(topic, TopicInfo(topic, counts[topic], rows=self._rows.get(topic)))
+        return check_partition(info, partition)
+
+    def partitions(self, names: list[str]) -> dict[str, int]:
+        """Return how many partitions topics have, of all if none are named; missing ones are left out."""
+        return self._connection.call(self._connection.partitions(names), "look for topics")
+
+    def make_manifests(self, group: str, partitions: int) -> None:
+        """Make the topic of a group's manifests; it keeps them until they are forgotten, for no newest is too old."""
+        topic = manifest_topic(group)
+        known = self.partitions([topic]).get(topic, 0)
+        if known >= partitions:
+            return
+        with self.administration() as admin:
+            if known:
+                admin.add_partitions(topic, partitions)
+            else:
+                admin.create([KafkaTopic(topic, partitions, None, append_time=True)])
+
+    def columns(self, topic: str) -> pa.Schema:
+        """Return what the rows of a topic are; LogError if nobody said so."""
+        schema = self._rows.get(topic)
+        if schema is None:
+            raise LogError(
+                f"topic {topic!r} holds lines, or nobody said which columns its rows have; "
+                f"read it with read, or give its rows to create_topic"
+            )
+        return schema
+
+    def message_offset(self, topic: str, offset: int) -> int:
+        """Return the offset of the message in which a record or row is."""
+        return codec.message_offset(offset, self._rows.get(topic))
+
+    def row_offset(self, topic: str, message: int) -> int:
+        """Return the offset of the first record or row of a message."""
+        return codec.row_offset(message, self._rows.get(topic))
+
+    def sealer_of(self, info: TopicInfo) -> Sealer:
+        """Return the key of a topic with encrypted messages; LogError if the log was opened without."""
+        return needed_sealer(info, self._sealer)
+
+    def lines_out(
+        self,
+        topic: str,
+        partition: int,
+        values: Lines,
+        append_ms: int,
+        redriven_from: Int64s | Sequence[int] | None = None,
+    ) -> list[Outgoing]:
+        """Return records as messages; ConnectorError if one is null, or `redriven_from` has another length."""
+        info = self.find(topic, partition)
+        array = codec.lines_array(values)
+        origins = None if redriven_from is None else np.ascontiguousarray(redriven_from, np.int64)
+        if origins is not None and origins.size != len(array):
+            raise ConnectorError(
+                f"redriven_from has {origins.size} offsets for {len(array)} records; give one for each"
+            )
+        if not len(array):
+            return []
+        seal = self.sealer_of(info).seal if info.sealed else None
+        headers = codec.redriven_headers(len(array), origins, sealed=info.sealed)
+        return [Outgoing(codec.sealed_values(array, seal), int(append_ms), None, headers)]
+
+    def rows_out(self, topic: str, partition: int, rows: pa.RecordBatch, append_ms: int) -> list[Outgoing]:
+        """Return rows as messages."""
+        info = self.find(topic, partition)
+        seal = self.sealer_of(info).seal if info.sealed else None
+        return codec.rows_to_messages(rows, int(append_ms), self.columns(topic), seal)
+
+    @contextmanager
+    def administration(self) -> Iterator[KafkaAdmin]:
+        """Lend the client for administration, to one thread at a time."""
+        with self._lock:
+            try:
+                if self._admin is None:
+                    self._admin = KafkaAdmin(self._connection.settings)
+                yield self._admin
+            except LogError:
+                raise
+            except ConnectorError as error:
+                raise LogError(str(error)) from error
+
+    def close(self) -> None:
+        """Close the client for administration."""
+        with self._lock:
+            if self._admin is not None:
+                self._admin.close()
+                self._admin = None
+
+
+def _keep(admin: KafkaAdmin, topic: str, retention_ms: int | None) -> None:
+    """Set how long a topic keeps records."""
+    kept = str(-1 if retention_ms is None else retention_ms)
+    resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs={"retention.ms": kept})
+    admin._do(lambda: admin._client.alter_configs([resource]), f"change the retention of topic {topic!r}")
