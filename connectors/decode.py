@@ -27,7 +27,7 @@ from kernels.json_tokens import ESCAPED, FALSE, FLOAT, MISSING, NULL, TEXT, TOO_
 
 RECORD_BYTES_MAX = 1 << 20
 _CUTS_MAX = 50
-_SCANNED_MAX = 1 << 30  # bytes at once: places inside a block are int32
+SCANNED_MAX = 1 << 30  # bytes at once: places inside a block are int32
 
 Bytes = NDArray[np.uint8]
 
@@ -127,11 +127,11 @@ def _decode(
 ) -> Decoded:
     offsets, data = views_of(values)
     first, size = int(offsets[0]), int(offsets[-1] - offsets[0])
-    if size > _SCANNED_MAX and len(values) > 1:
+    if size > SCANNED_MAX and len(values) > 1:
         half = len(values) // 2
         parts = (values[:half], values[half:])
-        return _joined([_decode(schema, part, scan, record_bytes_max, columns) for part in parts], half)
-    if size > _SCANNED_MAX:
+        return joined([_decode(schema, part, scan, record_bytes_max, columns) for part in parts], half)
+    if size > SCANNED_MAX:
         too_long = BadRecord(0, causes.unframed_cause(schema, TOO_LONG, 0, record_bytes_max))
         return Decoded(pa.RecordBatch.from_pylist([], schema.arrow), np.zeros(0, np.int64), [too_long])
     data = data[first : first + size]
@@ -155,7 +155,8 @@ def _decode(
     return select(schema, arrays, findings, cause)
 
 
-def _joined(parts: list[Decoded], shift: int) -> Decoded:
+def joined(parts: list[Decoded], shift: int) -> Decoded:
+    """Put two halves of some records together; the second begins at record `shift`."""
     left, right = parts
     columns = [pa.concat_arrays(both) for both in zip(left.rows.columns, right.rows.columns, strict=True)]
     rows = pa.RecordBatch.from_arrays(columns, schema=left.rows.schema)

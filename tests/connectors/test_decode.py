@@ -203,7 +203,7 @@ def test_a_long_record_is_refused():
 def test_very_large_batches_are_decoded_in_parts(monkeypatch, scanned_max):
     lines = [line(event_id=f"e{i}") if i % 3 else b"{broken" for i in range(50)]
     whole = decode(schema_of(), records_of(*lines))
-    monkeypatch.setattr("connectors.decode._SCANNED_MAX", scanned_max)
+    monkeypatch.setattr("connectors.decode.SCANNED_MAX", scanned_max)
     parts = decode(schema_of(), records_of(*lines))
     if scanned_max:
         assert parts.rows.equals(whole.rows)
