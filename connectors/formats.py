@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 from connectors.decode import RECORD_BYTES_MAX, decode
 from connectors.errors import ConnectorError
 from connectors.records import Decoded, Records
-from connectors.schema import Schema
+from connectors.schema import FORMATS, Schema
 
 if TYPE_CHECKING:
     from connectors.schema_registry import SchemaRegistry
-
-FORMATS = ("json", "avro", "protobuf")
 
 Decode = Callable[[Records], Decoded]
 

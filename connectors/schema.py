@@ -11,6 +11,7 @@ from connectors.errors import SchemaError
 PLAIN_TYPES = ("string", "bool", "int", "number", "money")
 SENSITIVE_CLASSES = ("card", "email", "iban", "ip", "name", "phone")
 TIME_UNITS = ("ms", "s", "us", "iso")
+FORMATS = ("json", "avro", "protobuf")  # of messages
 
 _DECIMALS = {"int": 0, "money": 4, "number": 6}
 _MAX_UNITS = 1 << 46  # a window of 2**16 events of this size still sums within 63 bits

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from connectors.errors import SchemaError
-from connectors.schema import TIME_UNITS, Field, Schema, parse_field
+from connectors.schema import FORMATS, TIME_UNITS, Field, Schema, parse_field
 from pipeline.durations import duration_ms, span_ms
 from pipeline.errors import DeclarationError, caller_place, nearest
 from pipeline.windows import Column, Window, WindowFeature
@@ -26,6 +26,7 @@ class Stream:
         future_tolerance: how far ahead of the log's clock an event may be.
         key: the field that the topic is partitioned by, if it has several partitions; if not given, the first one used
             with `.by()`, else the id. Producers send equal keys to the same partition.
+        format: of the messages: "json", or "avro" and "protobuf" with a schema registry.
 
     Raises:
         DeclarationError: with file, line and what to change.
@@ -45,11 +46,15 @@ class Stream:
         time_unit: str = "ms",
         future_tolerance: str = "5m",
         key: str | None = None,
+        format: str = "json",
     ) -> None:
         self.name = _checked_name(name, "stream")
         self.place = caller_place()
         if time_unit not in TIME_UNITS:
             raise DeclarationError(f"time_unit is {time_unit!r}; use one of {', '.join(TIME_UNITS)}")
+        if format not in FORMATS:
+            raise DeclarationError(f"format is {format!r}; use one of {', '.join(FORMATS)}")
+        self.message_format = format
         self.schema = Schema(_read_fields(name, id, time, fields), id=id, time=time, time_unit=time_unit)
         self.lateness_ms = duration_ms(lateness, "lateness")
         self.future_tolerance_ms = duration_ms(future_tolerance, "future_tolerance")
