@@ -18,9 +18,9 @@ from typer.core import TyperGroup
 # What a person does, in the order in which they come to do it. Modules of `ops.commands`, each with a function or a
 # group of commands of its own name; a `_` at the end of a module keeps it apart from a Python name.
 SECTIONS = {
-    "Decide": ("demo", "run", "append", "replay", "verify"),
+    "Decide": ("demo", "run", "append", "produce", "replay", "verify"),
     "Learn": ("train", "evaluate", "models"),
-    "Look": ("plan", "topics", "state", "dlq"),
+    "Look": ("plan", "topics", "lag", "state", "dlq", "dashboards"),
     "This machine": ("simulate", "bench", "doctor"),
 }
 _EPILOG = """\b
