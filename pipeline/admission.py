@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels import admission
 from kernels.admission import APPLIED, DUPLICATE, FUTURE, LATE
+from pipeline.copies import TableCopy, restored_table, whole_of
 
 Int64s = NDArray[np.int64]
 CAUSES = {FUTURE: "future", LATE: "late", DUPLICATE: "duplicate"}
@@ -29,6 +31,7 @@ class Admission:
         self._limits = np.array([lateness_ms, lateness_ms, future_tolerance_ms], np.int64)
         self._ctl = np.array([_START_MS, 0], np.int64)
         self._ids, self._times = np.zeros(IDS_MIN, np.uint64), np.zeros(IDS_MIN, np.int64)
+        self._copy: TableCopy | None = None  # in progress
 
     @property
     def high_ms(self) -> int:
@@ -47,6 +50,8 @@ class Admission:
 
         `redriven` holds a hash of where a re-driven dead letter came from, 0 for an ordinary record.
         """
+        if self._copy is not None:
+            self._copy.before(ids if redriven is None else np.concatenate([ids, redriven[redriven != 0]]))
         count = times_ms.size
         status, floors = np.zeros(count, np.int8), np.zeros(count, np.int64)
         append_ms = _NO_TIMES if append_ms is None else append_ms
@@ -72,6 +77,8 @@ class Admission:
 
     def _rebuild(self) -> None:
         """Forget ids beyond the horizon, in a table with room for as many again."""
+        if self._copy is not None:
+            self._copy.finish()
         oldest = self.high_ms - int(self._limits[1])
         kept = int(((self._ids != 0) & (self._times >= oldest)).sum())
         size = IDS_MIN
@@ -81,13 +88,20 @@ class Admission:
         self._ctl[1] = admission.keep_recent(self._ids, self._times, oldest, ids, times)
         self._ids, self._times = ids, times
 
+    def copy(self, whole: bool = True) -> TableCopy:
+        """Begin a copy of the state as of now."""
+        ended = partial(setattr, self, "_copy", None)
+        self._copy = TableCopy(self._ids, self._times.reshape(-1, 1), self._ctl, ended)
+        return self._copy
+
     def save(self) -> dict[str, NDArray[np.generic]]:
         """Return the state as named arrays."""
-        return {"ctl": self._ctl.copy(), "ids": self._ids.copy(), "times": self._times.copy()}
+        return whole_of(self.copy())
 
     def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Take the state from what `save` returned."""
-        self._ctl, self._ids, self._times = (np.array(arrays[name]) for name in ("ctl", "ids", "times"))  # type: ignore[assignment]
+        self._ids, times, self._ctl = restored_table(arrays, 1)
+        self._times = times.reshape(-1)
 
 
 __all__ = ["APPLIED", "CAUSES", "DUPLICATE", "FUTURE", "LATE", "Admission"]

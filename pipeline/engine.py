@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from connectors.records import Chunk
 from kernels.windows import INSERT, QUERY
 from pipeline.admission import Admission
+from pipeline.copies import EngineCopy, Stateful, restore_parts, whole_of
 from pipeline.facts import FactJoin, Facts
 from pipeline.feature_values import FeatureValues, input_matrix
 from pipeline.groups import Group
@@ -234,32 +235,22 @@ class Engine:
             parts["labels"] = self.labels
         return parts
 
+    def copy(self, whole: bool = True) -> EngineCopy:
+        """Begin a copy of the state as of now, to be made while batches go on.
+
+        Args:
+            whole: all of it, not only what changed since the last copy that was stored.
+        """
+        return EngineCopy(self._parts(), whole)
+
     def save(self) -> dict[str, NDArray[np.generic]]:
         """Return the whole state as named arrays."""
-        return {f"{part}/{name}": array for part, each in self._parts().items() for name, array in each.save().items()}
+        return whole_of(self.copy())
 
-    def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-        """Take the state from what `save` returned.
+    def restore(self, *layers: Mapping[str, NDArray[np.generic]]) -> None:
+        """Take the state from what `save` returned, or from copies, newest first, of which the last one is whole.
 
         Raises:
             ValueError: the arrays belong to another app.
         """
-        saved: dict[str, dict[str, NDArray[np.generic]]] = {}
-        for name, array in arrays.items():
-            part, _, key = name.rpartition("/")
-            saved.setdefault(part, {})[key] = array
-        parts = self._parts()
-        if set(parts) != set(saved):
-            raise ValueError("the snapshot belongs to other streams or features")
-        for name, each in parts.items():
-            each.restore(saved[name])
-
-
-class Stateful(Protocol):
-    """A part of the engine whose state can be saved and restored."""
-
-    def save(self) -> dict[str, NDArray[np.generic]]:
-        """Return the state as named arrays."""
-
-    def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-        """Take the state from what `save` returned."""
+        restore_parts(self._parts(), layers)

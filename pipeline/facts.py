@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels import joins
+from pipeline.copies import TableCopy, restored_table, whole_of
 
 Int64s = NDArray[np.int64]
 UInt64s = NDArray[np.uint64]
@@ -37,9 +39,12 @@ class FactJoin:
         self._table = np.zeros(1024, np.uint64)
         self._rows = np.zeros((1024, joins.KEYS + keys), np.int64)
         self._ctl = np.zeros(6, np.int64)
+        self._copy: TableCopy | None = None  # in progress
 
     def join(self, is_label: NDArray[np.int8], ids: UInt64s, facts: Int64s, keys: UInt64s, floors_ms: Int64s) -> Facts:
         """Apply operations in merged order; arrays as in `kernels.joins.join`."""
+        if self._copy is not None:
+            self._copy.before(ids)
         count = ids.size
         made, fact = np.zeros(count, np.int8), np.zeros((count, 4), np.int64)
         fact_keys = np.zeros((count, self._keys), np.uint64)
@@ -54,6 +59,8 @@ class FactJoin:
         return Facts(made, fact, fact_keys)
 
     def _rebuild(self, oldest_ms: int) -> None:
+        if self._copy is not None:
+            self._copy.finish()
         used = (self._table != 0) & (self._rows[:, joins.STAGE] != 0)
         live = int((used & (self._rows[:, joins.TIME_MS] > oldest_ms)).sum())
         size = 1024
@@ -68,10 +75,15 @@ class FactJoin:
         names = ("joined", "waiting", "unmatched", "superseded", "duplicate")
         return dict(zip(names, (int(each) for each in self._ctl[joins.JOINS :]), strict=True))
 
+    def copy(self, whole: bool = True) -> TableCopy:
+        """Begin a copy of the state as of now."""
+        self._copy = TableCopy(self._table, self._rows, self._ctl, partial(setattr, self, "_copy", None))
+        return self._copy
+
     def save(self) -> dict[str, NDArray[np.generic]]:
         """Return the state as named arrays."""
-        return {"table": self._table.copy(), "rows": self._rows.copy(), "ctl": self._ctl.copy()}
+        return whole_of(self.copy())
 
     def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Take the state from what `save` returned."""
-        self._table, self._rows, self._ctl = (np.array(arrays[name]) for name in ("table", "rows", "ctl"))  # type: ignore[assignment]
+        self._table, self._rows, self._ctl = restored_table(arrays, self._rows.shape[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from kernels import window_state as ws
 from kernels import windows
 from kernels.window_features import TOP_MAX
+from pipeline.copies import GroupCopy, restored_group, whole_of
 
 Int64s = NDArray[np.int64]
 Float64s = NDArray[np.float64]
@@ -30,6 +32,9 @@ class Group:
         self.state = ws.empty_state(meta_columns, width, rows=POOL_BYTES // (8 * width))
         rows = max(int(plan.shape[ws.ROWS_MAX]), 2 * TOP_MAX)
         self._scratch = (np.zeros((len(plan.windows), 2), np.int64), np.zeros(rows + 1, np.int64))
+        self._copy: GroupCopy | None = None  # in progress
+        self._known = np.zeros(0, np.uint64)  # marks of the keys in the copy that was stored last
+        self._unswept = 0  # operations since keys could be freed
 
     @property
     def features(self) -> int:
@@ -44,12 +49,17 @@ class Group:
         `floor_ms` is the oldest time that an event not late could still have after this batch; keys of which no
         window can see an event any more are freed by it.
         """
+        if self._copy is not None:
+            self._copy.before(keys)
         out = np.empty((kinds.size, self.features))
         if not (kinds & windows.QUERY).all():  # the others' rows are not written
             out.fill(np.nan)
         while code := windows.update(tuple(self.state), self._plan, kinds, keys, times, values, out, *self._scratch):
             self._grow(code)
-        self._sweep(floor_ms, kinds.size)
+        self._unswept += kinds.size
+        if self._copy is None:
+            self._sweep(floor_ms, self._unswept)
+            self._unswept = 0
         return out
 
     def _sweep(self, floor_ms: int, operations: int) -> None:
@@ -102,25 +112,26 @@ class Group:
             "bytes": int(sum(a.nbytes for a in self.state) - self.state.pool[int(ctl[ws.POOL_USED]) :].nbytes),
         }
 
-    def save(self) -> dict[str, NDArray[np.generic]]:
-        """Return the state as named arrays, trimmed to what is in use."""
-        used = int(self.state.ctl[ws.POOL_USED])
-        arrays = {name: getattr(self.state, name) for name in self.state._fields}
-        arrays["pool"] = self.state.pool[:used]
-        return {name: np.array(array) for name, array in arrays.items()}
+    def copy(self, whole: bool) -> GroupCopy:
+        """Begin a copy of the state as of now; only what changed since the last one that was stored, unless `whole`."""
+        known = np.zeros(0, np.uint64) if whole else self._known
+        self._copy = GroupCopy(lambda: self.state, self._plan, known, self._keep, partial(setattr, self, "_copy", None))
+        return self._copy
 
-    def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-        """Take the state from what `save` returned.
+    def _keep(self, marks: NDArray[np.uint64]) -> None:
+        self._known = marks
+
+    def save(self) -> dict[str, NDArray[np.generic]]:
+        """Return the whole state as named arrays."""
+        return whole_of(self.copy(whole=True))
+
+    def restore(self, arrays: Mapping[str, NDArray[np.generic]], *older: Mapping[str, NDArray[np.generic]]) -> None:
+        """Take the state from what `save` returned, or from copies, newest first, of which the last one is whole.
 
         Raises:
             ValueError: the arrays belong to other features.
         """
-        width, meta = int(self.plan.shape[ws.WIDTH]), self._meta_columns
-        if arrays["pool"].shape[1] != width or arrays["meta"].shape[1] != meta:
-            raise ValueError("the snapshot belongs to other features: its rows have another shape")
-        rows = max(4096, 1 << int(arrays["pool"].shape[0] - 1).bit_length()) if arrays["pool"].shape[0] else 4096
-        pool = np.empty((rows, width), np.int64)
-        pool[: arrays["pool"].shape[0]] = arrays["pool"]
-        # copies: what was saved may be read-only, or restored twice
-        named = {name: np.array(arrays[name], order="C") for name in self.state._fields if name != "pool"}
-        self.state = ws.State(pool=pool, **named)  # type: ignore[arg-type]
+        width = int(self.plan.shape[ws.WIDTH])
+        self.state = restored_group(
+            self._plan, [arrays, *older], self._meta_columns, width, POOL_BYTES // (8 * width)
+        )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +24,11 @@ from pipeline.manifest import Manifest, encode
 from pipeline.plan import StreamPlan
 from pipeline.recovery import SNAPSHOT_EVERY_MS, check_retention, chunk_of, recover, streams_of
 from pipeline.replay import split
+from pipeline.snapshots import Snapshots
 from pipeline.state_store import StateStore
 
 Int64s = NDArray[np.int64]
 RECORDS_MAX = 8192  # taken from one input in one commit
-FORGET_STEP = 200  # manifests removed in one transaction, so that no commit waits long for it
 
 
 @dataclass(frozen=True)
@@ -79,14 +78,11 @@ class Worker:
     Args:
         app, plan: what to do.
         log: where records come from and decisions go to.
-        state: folder of snapshots.
+        state: folder or URL of snapshots.
         served: returns the models of a task; asked between two commits, so a change falls between two batches.
         clock_ms: milliseconds since the epoch.
         timer_s: seconds of a clock that never goes back, for where the time goes.
         tokeniser, sealer: for sensitive fields.
-
-    Attributes:
-        problem: why the last snapshot could not be written; it is tried again.
     """
 
     def __init__(
@@ -94,7 +90,7 @@ class Worker:
         app: App,
         plan: StreamPlan,
         log: Log,
-        state: Path,
+        state: Path | str,
         served: Callable[[str], Served],
         clock_ms: Callable[[], int],
         timer_s: Callable[[], float],
@@ -109,22 +105,21 @@ class Worker:
         self._streams = streams_of(plan)
         self._sensitive = {name for name, stream in self._streams.items() if stream.schema.has_sensitive}
         self._tasks = [task for task in app.tasks if task.on is plan.stream]
-        self.store = StateStore(state / self.group / str(partition))
-        self.problem: str | None = None
-        self._saving: threading.Thread | None = None
-        self._forgotten = 0
+        self.store = StateStore.of(state, self.group, partition)
+        self.snapshots = Snapshots(self.store, log, self.group, partition, clock_ms, timer_s)
         check_retention(plan, log)
         self.recover()
 
     def recover(self) -> None:
         """Throw the state in memory away and take it from the log."""
+        self.snapshots.drop()
         found = recover(self.plan, self._log, self.group, self.partition, self.store, self._tokeniser)
         self.engine: Engine = found.engine
         self.commit, self.positions, self.replayed = found.commit, found.positions, found.replayed
         self.ledgers = {name: Ledger() for name in self._streams}
         self.decided = {task.name: 0 for task in self._tasks}
         self.deciders = {task.name: Decider(task, self.plan) for task in self._tasks}
-        self._saved_ms = self._clock_ms()
+        self.snapshots.problem = found.problem
         if found.manifest is not None:
             for name, counts in found.manifest.ledgers.items():
                 self.ledgers[name] = Ledger(**counts)
@@ -216,38 +211,23 @@ class Worker:
             self.engine.join.counts() if self.engine.join is not None else {}, dict(self.decided), self._clock_ms(),
         )  # fmt: skip
 
+    @property
+    def problem(self) -> str | None:
+        """Why the last snapshot could not be written, or none be read at the start; decisions go on."""
+        return self.snapshots.problem
+
     def save_if_due(self, every_ms: int = SNAPSHOT_EVERY_MS) -> bool:
-        """Begin a snapshot if the last one is old enough: the state is copied here, a thread writes it."""
-        now_ms = self._clock_ms()
-        if now_ms - self._saved_ms < every_ms or self.commit == 0 or (self._saving and self._saving.is_alive()):
-            return False
-        self._saved_ms = now_ms
-        self._saving = threading.Thread(target=self._try_write, args=(self.commit, self.engine.save()), name="snapshot")
-        self._saving.start()
-        return True
+        """Begin a snapshot if the last one is old enough, or go on with it for a millisecond; called between batches.
+
+        Returns:
+            Whether one begins.
+        """
+        return self.snapshots.step(self.engine, self.commit, self.positions, every_ms)
 
     def save(self) -> None:
         """Write a snapshot of the state as of the last commit; return when it is there.
 
         Raises:
-            OSError: it cannot be written. Nothing is lost: the log rebuilds the state, only slower.
+            StateStoreError: it cannot be written. Nothing is lost: the log rebuilds the state, only slower.
         """
-        if self._saving is not None:
-            self._saving.join()
-        self._write(self.commit, self.engine.save())
-
-    def _try_write(self, commit: int, arrays: dict[str, NDArray[np.generic]]) -> None:
-        try:
-            self._write(commit, arrays)
-            self.problem = None
-        except (OSError, ValueError) as error:
-            self.problem = f"no snapshot could be written: {error}; a restart replays the log from the one before"
-
-    def _write(self, commit: int, arrays: dict[str, NDArray[np.generic]]) -> None:
-        """Write a snapshot, then forget the manifests that no recovery needs any more."""
-        self.store.save(commit, arrays)
-        oldest = self.store.oldest_commit()
-        for before in range(self._forgotten + FORGET_STEP, oldest, FORGET_STEP):
-            self._log.forget_manifests(self.group, self.partition, before)
-        self._log.forget_manifests(self.group, self.partition, oldest)
-        self._forgotten = oldest
+        self.snapshots.save(self.engine, self.commit, self.positions)

@@ -18,6 +18,7 @@ from pipeline.engine import Engine
 from pipeline.errors import PeltonError
 from pipeline.manifest import Manifest, decode
 from pipeline.plan import StreamPlan
+from pipeline.restoring import restored
 from pipeline.state_store import StateStore
 from pipeline.stream import Stream
 
@@ -34,6 +35,7 @@ class Recovered:
         manifest: of that commit.
         positions: stream -> offset of the first record not taken yet.
         replayed: how many records were replayed to get there.
+        problem: why no snapshot could be read; None if the store answered.
     """
 
     engine: Engine
@@ -41,6 +43,7 @@ class Recovered:
     manifest: Manifest | None
     positions: dict[str, int]
     replayed: int
+    problem: str | None = None
 
 
 def streams_of(plan: StreamPlan) -> dict[str, Stream]:
@@ -84,22 +87,20 @@ def recover(
 ) -> Recovered:
     """Return the engine at the last manifest.
 
-    A damaged or missing snapshot is survived by replaying further.
+    A damaged or missing snapshot is survived by replaying further; a store that cannot be reached too, after a while.
+
+    Raises:
+        PeltonError: the store cannot be reached, and the log does not reach back far enough to do without.
     """
-    engine = Engine(plan, tokeniser)
     newest = log.manifest(group, partition)
     if newest is None:
         begins = {name: log.begin(name, partition) for name in streams_of(plan)}
-        return Recovered(engine, 0, None, begins, 0)
+        return Recovered(Engine(plan, tokeniser), 0, None, begins, 0)
     commit, payload = newest
-    start = 0
-    saved = store.newest(commit)
-    if saved is not None:
-        try:
-            engine.restore(saved[1])
-            start = saved[0]
-        except ValueError:  # of an earlier version of the app: its features are rebuilt from the log
-            engine = Engine(plan, tokeniser)
+    engine, saved, problem = restored(
+        lambda: Engine(plan, tokeniser), store, log, group, partition, streams_of(plan), history_ms(plan)
+    )
+    start = saved.commit if saved is not None else 0
     manifests = [(number, decode(each)) for number, each in log.manifests(group, partition, start)]
     replayed = 0
     if start == 0 and manifests and manifests[0][0] > 1:
@@ -107,7 +108,7 @@ def recover(
     for _, manifest in manifests:
         replayed += _again(engine, plan, log, partition, manifest.inputs)
     last = decode(payload)
-    return Recovered(engine, commit, last, _positions(plan, log, group, partition, last), replayed)
+    return Recovered(engine, commit, last, _positions(plan, log, group, partition, last), replayed, problem)
 
 
 def _positions(plan: StreamPlan, log: Log, group: str, partition: int, last: Manifest) -> dict[str, int]:

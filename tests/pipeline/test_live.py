@@ -159,7 +159,7 @@ def test_a_new_owner_goes_on_as_if_nothing_had_happened(log: Log, tmp_path: Path
     fill(log, range(150, 300))
     all_steps(first)
     if snapshots == "damaged":
-        (path,) = (tmp_path / "a").rglob("*.npz")
+        (path,) = (tmp_path / "a").rglob("*.json")
         path.write_bytes(path.read_bytes()[:-7])
     second = worker(log, tmp_path / "a")
     assert second.commit == first.commit
