@@ -46,8 +46,9 @@ class Catalogue:
         self.snapshot_time = Gauge(
             "pelton_snapshot_timestamp_seconds", "When the newest snapshot was written; before it, the recovery.", PLACE
         )
-        self.snapshot_bytes = Gauge("pelton_snapshot_size_bytes", "Size of the newest snapshot.", PLACE)
-        self.snapshot_seconds = Histogram("pelton_snapshot_seconds", "Time to write a snapshot.", PLACE[:2], LONG_S)
+        self.snapshot_bytes = Gauge(
+            "pelton_snapshot_size_bytes", "Written for the newest snapshot: what changed.", PLACE
+        )
         models = ("app", "task", "bundle", "snapshot", "rung")
         self.serving_info = Gauge("pelton_serving_info", "The models that decide in this process.", models)
         self.serving_time = Gauge("pelton_serving_timestamp_seconds", "Since when they do.", models)

@@ -2,11 +2,10 @@
 
 A runner calls, for each `pipeline.live.Worker` (a stage of a stream, and a partition):
 
-* `assigned(worker, seconds)` when it owns the partition and its state is there, `revoked(worker)` when it no longer
-  does; `rebalanced()` once per change of who owns what;
+* `assigned(worker, seconds)` when it owns the partition and its state is there, also when a commit failed and the state
+  was taken from the log anew; `revoked(worker)` when it no longer owns it; `rebalanced()` once per change of who owns
+  what;
 * `step(worker, step)` after each commit, `beat(worker)` whenever it looked for news and found none;
-* `recovered(worker, seconds)` after a commit failed and the state was taken from the log anew;
-* `saved(worker, seconds, size, problem)` after each try to write a snapshot;
 * `serving(task, served)` when other models begin to decide.
 
 `ask` takes functions that are called when somebody looks. Every method may be called from any thread.
@@ -18,6 +17,7 @@ import importlib.metadata
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import pyarrow.compute as pc
@@ -39,6 +39,15 @@ DECISIONS = ("allow", "review", "block")
 FATES = ("applied", "late", "future", "duplicate", "invalid")
 
 Place = tuple[str, str, str]  # app, stage, partition
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What was known of a worker's snapshots: how many, bytes of all, what is wrong."""
+
+    written: int = 0
+    size: int = 0
+    problem: str | None = None
 
 
 class Metrics(Collector):
@@ -69,6 +78,7 @@ class Metrics(Collector):
         self._newest_s: dict[Place, float] = {}  # when the log took the newest event decided
         self._beats_s: dict[Place, float] = {}
         self._serving: dict[str, tuple[str, str, str]] = {}
+        self._saved: dict[Place, _Saved] = {}
         self._stopped: str | None = "starting: the state is taken from the log"
         self._sources = Sources(app.name)
         self._counted.info.set((app.name, log, _version()), 1)
@@ -87,6 +97,8 @@ class Metrics(Collector):
         """Watch a worker whose state was recovered in that many seconds: this process owns its partition now."""
         place = self._place(worker)
         with self._lock:
+            cause = "aborted" if place in self._workers else "assigned"
+            self._counted.recoveries.add((*place[:2], cause), seconds)
             self._workers[place] = worker
             self._ledgers[place] = {name: dict(vars(ledger)) for name, ledger in worker.ledgers.items()}
             self._newest_s[place] = self._clock_s()
@@ -101,13 +113,14 @@ class Metrics(Collector):
                     counted.records.add((*place, name, fate), 0)
             counted.snapshot_time.set(place, self._clock_s())
             counted.replayed.add(place[:2], worker.replayed)
-        self._recovered(place, "assigned", seconds)
+            self._beats_s[place] = self._timer_s()
+            self._stopped = None
 
     def revoked(self, worker: Worker) -> None:
         """Forget a worker: another process owns its partition, or none."""
         place = self._place(worker)
         with self._lock:
-            for kept in (self._workers, self._ledgers, self._newest_s, self._beats_s):
+            for kept in (self._workers, self._ledgers, self._newest_s, self._beats_s, self._saved):
                 cast("dict[Place, object]", kept).pop(place, None)
             for gauge in (self._counted.threshold, self._counted.snapshot_time, self._counted.snapshot_bytes):
                 gauge.forget(place)
@@ -116,16 +129,6 @@ class Metrics(Collector):
         """Count a change of who owns which partitions; who owns none afterwards has nothing to do."""
         with self._lock:
             self._counted.rebalances.add((self._app,))
-            self._stopped = None
-
-    def recovered(self, worker: Worker, seconds: float) -> None:
-        """Count that a commit failed, and the state was taken from the log anew in that many seconds."""
-        self._recovered(self._place(worker), "aborted", seconds)
-
-    def _recovered(self, place: Place, cause: str, seconds: float) -> None:
-        with self._lock:
-            self._counted.recoveries.add((*place[:2], cause), seconds)
-            self._beats_s[place] = self._timer_s()
             self._stopped = None
 
     def step(self, worker: Worker, step: Step) -> None:
@@ -149,6 +152,7 @@ class Metrics(Collector):
                 threshold = step.decisions[task].column("threshold")[-1].as_py()
                 if threshold is not None:
                     counted.threshold.set((*place, task), threshold)
+            self._look_at_snapshots(place, worker)
             self._beats_s[place] = self._timer_s()
             self._stopped = None
 
@@ -168,18 +172,22 @@ class Metrics(Collector):
         place = self._place(worker)
         with self._lock:
             if place in self._workers:
+                self._look_at_snapshots(place, worker)
                 self._beats_s[place] = self._timer_s()
                 self._stopped = None
 
-    def saved(self, worker: Worker, seconds: float, size: int = 0, problem: str | None = None) -> None:
-        """Count a try to write a snapshot, which took that long and has that many bytes; `problem` if it failed."""
-        place = self._place(worker)
-        with self._lock:
-            self._counted.snapshots.add((*place, "failed" if problem else "written"))
-            if problem is None:
-                self._counted.snapshot_time.set(place, self._clock_s())
-                self._counted.snapshot_bytes.set(place, size)
-                self._counted.snapshot_seconds.add(place[:2], seconds)
+    def _look_at_snapshots(self, place: Place, worker: Worker) -> None:
+        """Notice between two commits what became of a snapshot that a thread writes."""
+        now, was = worker.snapshots, self._saved.get(place, _Saved())
+        if now.written == was.written and now.problem == was.problem:
+            return
+        if now.written > was.written:
+            self._counted.snapshots.add((*place, "written"), now.written - was.written)
+            self._counted.snapshot_time.set(place, self._clock_s())
+            self._counted.snapshot_bytes.set(place, now.store.bytes_written - was.size)
+        if now.problem is not None and now.problem != was.problem:
+            self._counted.snapshots.add((*place, "failed"))
+        self._saved[place] = _Saved(now.written, now.store.bytes_written, now.problem)
 
     def serving(self, task: str, served: Served) -> None:
         """Say which models decide a task from now on."""
