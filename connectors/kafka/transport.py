@@ -2,7 +2,7 @@
 
 `faust.App(..., broker="pelton://HOST:PORT")`, after this module was imported. Differences to Faust's own transport:
 
-- The value of a message is a `Batch`, its offset the last one; headers, keys and timestamps are in the records.
+- The value of a message is a `Batch` of columns, values and keys, headers and times; its offset the last one.
 - Readers see committed records only.
 - Topics named in the app's attribute `steered` are read from where `start_at` says, and not before. All others begin
   at the group's offsets, as with Faust; declare steered ones with `acks=False`, so that it commits nothing for them.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import aiokafka
@@ -24,22 +25,31 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
 from connectors.kafka.assignor import TogetherAssignor
+from connectors.kafka.fetching import ColumnConsumer
+from connectors.kafka.messages import Messages
 
 SCHEME = "pelton"
 FETCH_WAIT_MS = 200  # a broker with nothing new answers after this; a partition that is opened waits no longer for it
 FETCH_BYTES_MAX = 4 << 20  # of one partition in one answer
 POLL_RECORDS_MAX = 16_384
-NOBODY = TopicPartition("", -1)  # an empty set of partitions would mean all of them
 
 
-class Batch(list[Any]):
-    """The records of one partition and poll (`aiokafka.ConsumerRecord`), in order, at least one.
+@dataclass(frozen=True)
+class Batch:
+    """What one poll found in one partition.
 
     Attributes:
+        messages: committed ones in order; none, where only markers of transactions were passed over.
+        last_stable: the partition's end for readers of committed messages, as far as is known.
         seek: of the position they were read from on: see `Consumer.is_current`.
     """
 
-    seek = 0
+    messages: Messages
+    last_stable: int
+    seek: int = 0
+
+    def __len__(self) -> int:
+        return len(self.messages)
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -51,10 +61,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         super().__post_init__()
         self._seeks: defaultdict[TopicPartition, int] = defaultdict(int)
 
-    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+    def _create_worker_consumer(self, transport: Any) -> ColumnConsumer:
         conf = self.app.conf
         self._assignor = TogetherAssignor()
-        return aiokafka.AIOKafkaConsumer(
+        return ColumnConsumer(
             client_id=conf.broker_client_id,
             group_id=conf.id,
             group_instance_id=conf.consumer_group_instance_id,
@@ -83,20 +93,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self._ensure_consumer().pause(*steered)
         await super().on_partitions_assigned(assigned, generation_id)
 
-    async def _fetch_records(
+    async def _fetch_records(  # type: ignore[override]  # whole batches instead of lists
         self, consumer: Any, active_partitions: Any, timeout: float | None = None, max_records: int | None = None
     ) -> dict[TopicPartition, Batch]:
-        fetcher = consumer._fetcher
         if not self.consumer.flow_active:
             return {}
-        if consumer._closed or fetcher._closed:
+        if consumer._closed:
             raise ConsumerStoppedError
-        with fetcher._subscriptions.fetch_context():
-            fetched = await fetcher.fetched_records(active_partitions, timeout=timeout, max_records=max_records)
-        batches = {tp: Batch(records) for tp, records in fetched.items()}
-        for tp, batch in batches.items():
-            batch.seek = self._seeks[tp]
-        return batches
+        found = await consumer.poll(active_partitions, timeout or 0.0, max_records)
+        return {tp: Batch(each.messages, each.last_stable, self._seeks[tp]) for tp, each in found.items()}
 
     def start_at(self, positions: Mapping[TP, tuple[int, int]]) -> None:
         """Read each partition from an offset on; the number beside it names this seek. Any thread may call."""
@@ -111,16 +116,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             except IllegalStateError:  # taken away in between
                 continue
             self._seeks[_plain(tp)] = seek
-        self._wake()
+        consumer.wake()
 
     def wake(self) -> None:
-        """Let a fetch that waits look again; any thread may call."""
-        self.thread_loop.call_soon_threadsafe(self._wake)
-
-    def _wake(self) -> None:
-        for waiter in list(self._ensure_consumer()._fetcher._fetch_waiters):
-            if not waiter.done():
-                waiter.set_result(None)
+        """Let a poll that waits look again; any thread may call."""
+        self.thread_loop.call_soon_threadsafe(self._ensure_consumer().wake)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Let partitions that are not steered begin at the group's offsets, or where the app's settings say."""
@@ -176,7 +176,7 @@ class Consumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         self._steered: frozenset[str] = frozenset(getattr(self.app, "steered", ()))
         self._read_offset = _ReadOffsets(self)
-        self._open: set[tuple[str, int]] = {NOBODY}
+        self._open: set[tuple[str, int]] = set()
         self._seek_of: defaultdict[TP, int] = defaultdict(int)
 
     def _new_consumer_thread(self) -> ConsumerThread:
@@ -269,13 +269,13 @@ class Consumer(driver.Consumer):
         await tell(gone)
 
     def _to_message(self, tp: TP, record: Batch) -> ConsumerMessage:
-        last = record[-1]
+        times_ms = record.messages.times_ms
         return ConsumerMessage(
             tp.topic,
             tp.partition,
-            last.offset,
-            last.timestamp / 1000,
-            last.timestamp_type,
+            record.messages.end - 1,
+            times_ms[-1] / 1000 if times_ms.size else 0.0,
+            0,
             headers=None,
             key=None,
             value=record,  # type: ignore[arg-type]  # Faust passes it on as it is
