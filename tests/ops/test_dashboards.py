@@ -2,39 +2,25 @@
 
 import contextlib
 import json
-import re
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+import tests.grafana
 from ops.dashboards.overview import UID, overview
 from ops.dashboards.pushing import GrafanaError, credential, push
 from ops.demo.stage import set_up
 from tests import prometheus
+from tests.grafana import panels, queries, without_data
 from tests.kafka_jars import NEEDED as NEEDS_ALL  # where the tests with servers must not be skipped
 from tests.prometheus import free_port, get, until
 
 PELTON = [str(Path(sys.executable).with_name("pelton"))]
 LOAD_S = 90.0
-RANGE = "10s"  # Grafana's $__rate_interval is four scrapes or more
 DATA_S_MAX = 60.0
-
-
-def panels():
-    return [panel for panel in overview()["panels"] if panel["type"] != "row"]
-
-
-def queries():
-    """Every query of the dashboard as (where, PromQL), with Grafana's variables as they stand for everything."""
-    found = [(panel["title"], target["expr"]) for panel in panels() for target in panel["targets"]]
-    found += [(each["name"], each["expr"]) for each in overview()["annotations"]["list"]]
-    values = {"$app": ".*", "$worker": ".*", "$__rate_interval": RANGE}
-    return [(where, re.sub(r"\$\w+", lambda match: values[match[0]], query)) for where, query in found]
 
 
 def test_the_dashboard_is_of_the_form_that_grafana_s_types_declare():
@@ -92,7 +78,7 @@ def test_every_panel_has_data_from_two_workers_under_load(tmp_path):
         assert len(waiting) >= 35
 
         def is_answered():
-            waiting[:] = [each for each in waiting if not has_figures(server.query(each[1]))]
+            waiting[:] = without_data(server, waiting)
             assert all(worker.poll() is None for _, _, worker in workers), "a worker ended"
             return not waiting
 
@@ -102,47 +88,11 @@ def test_every_panel_has_data_from_two_workers_under_load(tmp_path):
         assert all(get(f"http://{target}/healthz").startswith("ok\n") for target in targets)
 
 
-def has_figures(series):
-    return any(each["value"][1] not in ("NaN", "+Inf", "-Inf") for each in series)
-
-
-class Grafana(BaseHTTPRequestHandler):
-    """As much of Grafana's HTTP interface as a push needs; notes what it is asked."""
-
-    def do_GET(self):
-        self.server.asked.append(("GET", self.path, self.headers["Authorization"], None))
-        known = "Bearer right" if self.headers["Authorization"] != "Bearer wrong" else None
-        self.answer(*((404, {"message": "folder not found"}) if known else (401, {"message": "Unauthorized"})))
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append(("POST", self.path, self.headers["Authorization"], body))
-        self.answer(200, {"url": "/d/pelton-overview/pelton", "status": "success"})
-
-    def answer(self, status, body):
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def grafana():
     """The stand-in for a Grafana: its URL, and what it was asked."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Grafana) as server:
-        server.asked = []
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}", server.asked
-        finally:
-            server.shutdown()
-            thread.join()
+    with tests.grafana.running() as running:
+        yield running
 
 
 def test_a_push_makes_the_folder_and_replaces_the_dashboard(grafana, tmp_path):
