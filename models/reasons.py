@@ -2,7 +2,7 @@
 
 The method is *both-ends occlusion*. What a feature did to a score is the mean of two differences: what the event's
 score loses when the feature is set to its typical value, and what a typical event's score gains when the feature is
-set to this event's value. That takes 2f + 1 model rows per event of f features, in one batch.
+set to this event's value. That takes two model rows per event and feature that is not typical already, in one batch.
 
 It equals the exact Shapley value for every model whose features act alone or in pairs; what three or more do together
 is shared out differently (one half of it each, instead of a third or less). `exact_shifts` is the slow exact twin. On
@@ -114,27 +114,29 @@ def occlusion_shifts(
     score_many: ScoreMany, rows: Float64s, baseline: Float64s, groups: Sequence[Sequence[int]]
 ) -> Float64s:
     """Return the (n, g) shifts of n events and g groups of columns by both-ends occlusion."""
-    shifts = np.empty((len(rows), len(groups)))
-    per_event = 2 * len(groups) + 1
-    at_once = max(1, (ROWS_MAX - 1) // per_event)
+    shifts = np.zeros((len(rows), len(groups)))
+    at_once = max(1, (ROWS_MAX - 1) // (2 * len(groups) + 1))
     for start in range(0, len(rows), at_once):
         here = rows[start : start + at_once]
-        asked = np.empty((len(here), per_event, rows.shape[1]))
-        asked[:, 0] = here
-        for g, group in enumerate(groups):
-            columns = list(group)
-            removed, added = 1 + g, 1 + len(groups) + g
-            asked[:, removed] = here
-            asked[:, removed, columns] = baseline[columns]
-            asked[:, added] = baseline
-            asked[:, added, columns] = here[:, columns]
-        flat = np.concatenate([baseline[None, :], asked.reshape(-1, rows.shape[1])])
-        scores = np.asarray(score_many(flat), np.float64)
-        of_typical, of_events = scores[0], scores[1:].reshape(len(here), per_event)
-        lost = of_events[:, :1] - of_events[:, 1 : 1 + len(groups)]
-        gained = of_events[:, 1 + len(groups) :] - of_typical
-        shifts[start : start + at_once] = (lost + gained) / 2
+        events, moved = np.nonzero(_differ(here, baseline, groups))
+        count, asked = len(events), np.empty((1 + len(here) + 2 * len(events), rows.shape[1]))
+        asked[0], asked[1 : 1 + len(here)] = baseline, here
+        removed, added = asked[1 + len(here) :][:count], asked[1 + len(here) + count :]
+        removed[:], added[:] = here[events], baseline
+        for g in np.unique(moved):
+            pairs, columns = np.flatnonzero(moved == g)[:, None], np.array(groups[g])
+            removed[pairs, columns] = baseline[columns]
+            added[pairs, columns] = here[events[pairs], columns]
+        scores = np.asarray(score_many(asked), np.float64)
+        of_events, ends = scores[1 : 1 + len(here)], scores[1 + len(here) :].reshape(2, count)
+        shifts[start + events, moved] = (of_events[events] - ends[0] + ends[1] - scores[0]) / 2
     return shifts
+
+
+def _differ(rows: Float64s, baseline: Float64s, groups: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
+    """Return (n, g): whether an event's group is other than typical; if not, it moved nothing, and no row is asked."""
+    same = (rows == baseline) | (np.isnan(rows) & np.isnan(baseline))
+    return np.column_stack([~same[:, list(group)].all(axis=1) for group in groups])
 
 
 def exact_shifts(score_many: ScoreMany, row: Float64s, baseline: Float64s, groups: Sequence[Sequence[int]]) -> Float64s:

@@ -68,8 +68,8 @@ class Scorer:
         )
         self._groups = _channels(self.specs)
         self._helper: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="reasons")
-        half = len(self._groups) + 1  # of the rows that `explain` asks for one event: buckets of their own, no padding
-        sizes = sorted({*buckets, half, 2 * half})
+        most = 2 * len(self._groups) + 2  # rows that `explain` asks for one event: close buckets, so little padding
+        sizes = sorted({*buckets, *range(4, most + 4, 4)})
         self._moe = _open_moe(bundle, self.specs, sizes) if MOE in bundle.parts else None
         self._ftrl: Ftrl | None = None
         if FTRL in bundle.parts:
