@@ -1,8 +1,8 @@
-"""The live loop of one stream and partition: take records, decide, commit outputs and manifest as one."""
+"""The live loop of one stage and partition: take records, decide or pass on, commit outputs and manifest as one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,23 +10,29 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from connectors.columns import ints_of
-from connectors.log import Log
-from connectors.records import Chunk
+from connectors.log import Log, Transaction
 from connectors.secrets import Sealer, Tokeniser
 from pipeline.app import App
+from pipeline.arrivals import Arrival
+from pipeline.beacon import Beacon
 from pipeline.dead_letters import dead_topic, to_rows
 from pipeline.decisions import Decider, Served
 from pipeline.engine import Engine, Featured
+from pipeline.forwarding import Forwarder
 from pipeline.heads import rows_to_take
 from pipeline.inputs import Ledger
 from pipeline.manifest import Manifest, encode
 from pipeline.plan import StreamPlan
-from pipeline.recovery import SNAPSHOT_EVERY_MS, check_retention, chunk_of, recover, streams_of
-from pipeline.replay import split
+from pipeline.reading import first_rows, next_offset, read_new, times_of
+from pipeline.recovery import SNAPSHOT_EVERY_MS, check_retention, recover
 from pipeline.snapshots import Snapshots
+from pipeline.stages import LINES, Stage, alone, stages_of
 from pipeline.state_store import StateStore
+from pipeline.topics import count_partitions, create_topics, decisions_topic, group_of
 
+__all__ = [
+    "Step", "Worker", "count_partitions", "create_topics", "decisions_topic", "group_of", "stages_of", "workers_of",
+]  # fmt: skip
 Int64s = NDArray[np.int64]
 RECORDS_MAX = 8192  # taken from one input in one commit
 
@@ -41,6 +47,7 @@ class Step:
         append_ms: (events,) when the log took the decided events.
         committed_ms: when the commit was done.
         manifest: with the ledgers since the beginning.
+        stage: whose commit it is.
         seconds: where the time went: decode, features, score, commit.
     """
 
@@ -51,32 +58,15 @@ class Step:
     manifest: Manifest
     dead: int
     seconds: dict[str, float]
-
-
-def decisions_topic(app: str) -> str:
-    """Return the name of an app's topic of decisions."""
-    return f"{app}.decisions"
-
-
-def group_of(app: str, stream: str) -> str:
-    """Return the name under which a stream's manifests are kept."""
-    return f"{app}.{stream}"
-
-
-def create_topics(app: App, log: Log, partitions: int = 1) -> None:
-    """Make the topics of an app where they are missing; those of sensitive streams and dead letters are encrypted."""
-    for plan in app.plans.values():
-        for stream in streams_of(plan).values():
-            log.create_topic(stream.name, partitions, sealed=stream.schema.has_sensitive)
-    log.create_topic(decisions_topic(app.name), partitions)
-    log.create_topic(dead_topic(app.name), partitions)
+    stage: Stage
 
 
 class Worker:
-    """Decides the events of one stream and partition; killed at any moment, it goes on without loss or doubles.
+    """Does a stage's work on one partition; killed at any moment, it goes on without loss or doubles.
 
     Args:
-        app, plan: what to do.
+        app: what to do.
+        stage: which part of it; a stream's plan stands for all of it on one partition.
         log: where records come from and decisions go to.
         state: folder or URL of snapshots.
         served: returns the models of a task; asked between two commits, so a change falls between two batches.
@@ -88,7 +78,7 @@ class Worker:
     def __init__(
         self,
         app: App,
-        plan: StreamPlan,
+        stage: Stage | StreamPlan,
         log: Log,
         state: Path | str,
         served: Callable[[str], Served],
@@ -98,25 +88,29 @@ class Worker:
         sealer: Sealer | None = None,
         partition: int = 0,
     ) -> None:
-        self.app, self.plan, self.partition = app, plan, partition
-        self.group = group_of(app.name, plan.stream.name)
+        if isinstance(stage, StreamPlan):
+            stage = alone(stage, group_of(app.name, stage.stream.name))
+        self.app, self.stage, self.plan, self.partition, self.group = app, stage, stage.plan, partition, stage.group
         self._log, self._served, self._clock_ms, self._timer_s = log, served, clock_ms, timer_s
         self._tokeniser, self._sealer = tokeniser, sealer
-        self._streams = streams_of(plan)
-        self._sensitive = {name for name, stream in self._streams.items() if stream.schema.has_sensitive}
-        self._tasks = [task for task in app.tasks if task.on is plan.stream]
+        lines = [each for each in stage.inputs if each.kind == LINES]
+        self._sensitive = {each.stream.name for each in lines if each.schema.has_sensitive}
+        self._tasks = [task for task in app.tasks if task.on is stage.main.stream and stage.decides]
+        self._forwarder = Forwarder(stage, partition)
         self.store = StateStore.of(state, self.group, partition)
         self.snapshots = Snapshots(self.store, log, self.group, partition, clock_ms, timer_s)
-        check_retention(plan, log)
+        check_retention(stage, log)
         self.recover()
 
     def recover(self) -> None:
         """Throw the state in memory away and take it from the log."""
         self.snapshots.drop()
-        found = recover(self.plan, self._log, self.group, self.partition, self.store, self._tokeniser)
+        found = recover(self.stage, self._log, self.group, self.partition, self.store, self._tokeniser)
         self.engine: Engine = found.engine
         self.commit, self.positions, self.replayed = found.commit, found.positions, found.replayed
-        self.ledgers = {name: Ledger() for name in self._streams}
+        self.ledgers = {each.topic: Ledger() for each in self.stage.inputs}
+        self.forwarded = {output.topic: 0 for output in self.stage.outputs}
+        self.beacon = Beacon(self.stage, self.partition, self._clock_ms())
         self.decided = {task.name: 0 for task in self._tasks}
         self.deciders = {task.name: Decider(task, self.plan) for task in self._tasks}
         self.snapshots.problem = found.problem
@@ -124,6 +118,8 @@ class Worker:
             for name, counts in found.manifest.ledgers.items():
                 self.ledgers[name] = Ledger(**counts)
             self.decided |= found.manifest.decided
+            self.forwarded |= found.manifest.forwarded
+            self.beacon.said_idle = found.manifest.idle
             for name, threshold in found.manifest.thresholds.items():
                 if name in self.deciders:
                     self.deciders[name].state = threshold
@@ -133,35 +129,39 @@ class Worker:
         return {(name, self.partition): offset for name, offset in self.positions.items()}
 
     def step(self) -> Step | None:
-        """Take what is there, decide it and commit; None if nothing is there.
+        """Take what is there, decide it or pass it on, and commit; None if nothing is there.
 
-        If the commit fails, nothing of it is in the log, the state is taken from the log anew, and the error goes on.
+        With nothing there for a while, later stages are told so: an idle partition holds none of them back. If the
+        commit fails, nothing of it is in the log, the state is taken from the log anew, and the error goes on.
         """
         started_s = self._timer_s()
         chunks = self._take()
-        if not chunks:
+        if not chunks and not self.beacon.is_due(self._clock_ms()):
             return None
         decoded_s = self._timer_s()
         try:
-            return self._apply(chunks, started_s, decoded_s)
+            step = self._apply(chunks, started_s, decoded_s)
         except BaseException:
             self.recover()
             raise
+        return step if chunks else None
 
-    def _apply(self, chunks: Mapping[str, Chunk], started_s: float, decoded_s: float) -> Step:
+    def _apply(self, chunks: Mapping[str, Arrival], started_s: float, decoded_s: float) -> Step:
         featured = self.engine.process(chunks)
         featured_s = self._timer_s()
         served = {task.name: self._served(task.name) for task in self._tasks}
         decisions = {name: self.deciders[name].decide(featured, served[name]) for name in self.deciders}
         scored_s = self._timer_s()
-        manifest = self._manifest(chunks, featured, served)
+        at_ms = self._clock_ms()
         with self._log.transaction(self.group, self.partition, self.commit) as transaction:
             for rows in decisions.values():
                 if rows.num_rows:
-                    transaction.append_rows(decisions_topic(self.app.name), self.partition, rows, manifest.at_ms)
+                    transaction.append_rows(decisions_topic(self.app.name), self.partition, rows, at_ms)
             if featured.dead:
                 letters = to_rows(featured.dead, self._sensitive, self._sealer)
-                transaction.append_rows(dead_topic(self.app.name), self.partition, letters, manifest.at_ms)
+                transaction.append_rows(dead_topic(self.app.name), self.partition, letters, at_ms)
+            self._forward(transaction, featured, at_ms, is_idle=not chunks)
+            manifest = self._manifest(chunks, featured, served, at_ms)
             transaction.put_manifest(encode(manifest))
         self.commit += 1
         self.positions |= {name: end for name, (_, end) in manifest.inputs.items()}
@@ -170,36 +170,49 @@ class Worker:
             "decode": decoded_s - started_s, "features": featured_s - decoded_s,
             "score": scored_s - featured_s, "commit": done_s - scored_s,
         }  # fmt: skip
-        chunk = chunks.get(self.plan.stream.name)
-        append_ms = np.zeros(0, np.int64)
-        if chunk is not None and chunk.append_ms is not None:
-            append_ms = chunk.append_ms[np.searchsorted(chunk.offsets, featured.offsets)]
-        return Step(featured.rows, decisions, append_ms, self._clock_ms(), manifest, len(featured.dead), seconds)
+        append_ms = featured.append_ms if featured.append_ms is not None else np.zeros(0, np.int64)
+        return Step(
+            featured.rows, decisions, append_ms, self._clock_ms(), manifest, len(featured.dead), seconds, self.stage
+        )
 
-    def _take(self) -> dict[str, Chunk]:
+    def _forward(self, transaction: Transaction, featured: Featured, at_ms: int, is_idle: bool) -> None:
+        """Pass on what goes to other stages, and say how far this one is to those that get nothing."""
+        self.beacon.begin(is_idle, at_ms)
+        for output in self.stage.outputs:
+            told = set()
+            for partition, rows in self._forwarder.parts(output, featured):
+                transaction.append_rows(output.topic, partition, rows, at_ms)
+                self.forwarded[output.topic] += rows.num_rows
+                told.add(partition)
+            for partition, rows in self.beacon.markers(output, told, self.engine.floor_ms, at_ms):
+                transaction.append_rows(output.topic, partition, rows, at_ms)
+
+    def _take(self) -> dict[str, Arrival]:
         """Read and decode what each input has; with a backlog, no further than the order of heads is known."""
-        chunks, more = {}, []
-        for name, stream in self._streams.items():
-            records = self._log.read(name, self.partition, self.positions[name], RECORDS_MAX)
-            if len(records):
-                chunks[name] = chunk_of(records, stream.schema)
-                more.append(self._log.end(name, self.partition) > self.positions[name] + len(records))
+        chunks, more, inputs = {}, [], []
+        for each in self.stage.inputs:
+            at = self.positions[each.topic]
+            arrival = read_new(self._log, self.stage, each, self.partition, at, RECORDS_MAX)
+            if arrival is not None:
+                chunks[each.topic] = arrival
+                inputs.append(each)
+                more.append(self._log.end(each.topic, self.partition) > next_offset(arrival))
         if len(chunks) < 2 or not any(more):
             return chunks
-        names = list(chunks)
-        times_ms = [ints_of(chunks[name].decoded.rows.column(self._streams[name].schema.time)) for name in names]
-        rows = rows_to_take(times_ms, more)
+        rows = rows_to_take([times_of(each, chunks[each.topic]) for each in inputs], more)
         if not any(rows):  # a batch of nothing but broken records: it holds nobody back
             return chunks
-        cut = {name: split(chunks[name], taken)[0] for name, taken in zip(names, rows, strict=True)}
+        cut = {each.topic: first_rows(chunks[each.topic], taken) for each, taken in zip(inputs, rows, strict=True)}
         return {name: chunk for name, chunk in cut.items() if len(chunk)}
 
-    def _manifest(self, chunks: Mapping[str, Chunk], featured: Featured, served: Mapping[str, Served]) -> Manifest:
+    def _manifest(
+        self, chunks: Mapping[str, Arrival], featured: Featured, served: Mapping[str, Served], at_ms: int
+    ) -> Manifest:
         for name, ledger in featured.ledgers.items():
             if name in self.ledgers:
                 self.ledgers[name].add(ledger)
         inputs = {name: (offset, offset) for name, offset in self.positions.items()}
-        inputs |= {name: (int(chunk.offsets[0]), int(chunk.offsets[-1]) + 1) for name, chunk in chunks.items()}
+        inputs |= {name: (int(chunk.offsets[0]), next_offset(chunk)) for name, chunk in chunks.items()}
         for name in self.decided:
             self.decided[name] += len(featured)
         rungs = {name: each.scorer.rung if each.scorer is not None else "rules" for name, each in served.items()}
@@ -208,7 +221,8 @@ class Worker:
             {name: each.snapshot for name, each in served.items()}, rungs,
             {name: decider.state for name, decider in self.deciders.items()},
             {name: dict(vars(ledger)) for name, ledger in self.ledgers.items()},
-            self.engine.join.counts() if self.engine.join is not None else {}, dict(self.decided), self._clock_ms(),
+            self.engine.join.counts() if self.engine.join is not None else {}, dict(self.decided), at_ms,
+            dict(self.forwarded), self.beacon.said_idle,
         )  # fmt: skip
 
     @property
@@ -231,3 +245,31 @@ class Worker:
             StateStoreError: it cannot be written. Nothing is lost: the log rebuilds the state, only slower.
         """
         self.snapshots.save(self.engine, self.commit, self.positions)
+
+
+def workers_of(
+    app: App,
+    log: Log,
+    state: Path | str,
+    served: Callable[[str], Served],
+    clock_ms: Callable[[], int],
+    timer_s: Callable[[], float],
+    tokeniser: Tokeniser | None = None,
+    sealer: Sealer | None = None,
+    partitions: Iterable[int] | None = None,
+) -> list[Worker]:
+    """Return a worker for every stage and partition of an app, recovered; a stage before those that it feeds.
+
+    Args:
+        partitions: only these; None for all that the topics have. Other arguments as of `Worker`.
+
+    Raises:
+        PeltonError: topics are missing or differ in their partitions, or keep too little.
+    """
+    count = count_partitions(app, log)
+    chosen = range(count) if partitions is None else partitions
+    return [
+        Worker(app, stage, log, state, served, clock_ms, timer_s, tokeniser, sealer, partition)
+        for stage in stages_of(app, count)
+        for partition in chosen
+    ]

@@ -10,16 +10,18 @@ FORMAT = "pelton manifest 1"
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """One commit of one stream and partition.
+    """One commit of one stage and partition.
 
     Attributes:
-        inputs: stream -> (first offset, end offset) that this commit took from its topic.
+        inputs: topic -> (first offset, end offset) that this commit took.
         bundles, snapshots, rungs: task -> what scored it; "" where rules decided alone.
         thresholds: task -> the threshold's state after this commit.
-        ledgers: stream -> counts since the beginning; taken = applied + late + future + duplicate + invalid.
+        ledgers: topic -> counts since the beginning; taken = applied + late + future + duplicate + invalid.
         labels: counts of the join since the beginning.
         decided: task -> decisions since the beginning.
         at_ms: when, by the worker's clock.
+        forwarded: topic -> rows passed on to other stages since the beginning, markers not counted.
+        idle: whether later stages are told that there is nothing to come, for now.
     """
 
     inputs: dict[str, tuple[int, int]]
@@ -31,6 +33,8 @@ class Manifest(msgspec.Struct, frozen=True):
     labels: dict[str, int] = {}
     decided: dict[str, int] = {}
     at_ms: int = 0
+    forwarded: dict[str, int] = {}
+    idle: bool = False
     format: str = FORMAT
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import oracle_aggregates as by_definition
-from pipeline.oracle_history import COMPARED, Applied, Facts, History
+from pipeline.oracle_history import Applied, Facts, History
+from pipeline.oracle_inputs import COMPARED, fact_key
 from pipeline.plan import EXPRESSION_DECIMALS
 from pipeline.row_columns import UNITS_MAX, code_of_text
 from pipeline.windows import Column, Derived, WindowFeature
@@ -60,7 +61,9 @@ class Oracle:
         if (row, column) not in self._done:
             node = self.plan.nodes[column]
             found: float | None
-            if isinstance(node, Column):
+            if column in self.history.carried:  # as an earlier stage computed it, and wrote it into this one's log
+                found = self.history.carried[column][row]
+            elif isinstance(node, Column):
                 found = self._main.numbers[node.name][row]
             elif isinstance(node, Derived):
                 found = float(self._expression(node.text, np.array([row]))[0])
@@ -103,6 +106,7 @@ class Oracle:
         oldest_ms = max(time_ms, floor_ms) - node.delay_ms - node.span_ms  # even a re-driven event sees no further back
         key = self._main.values[node.key][row]
         if node.facts is not None:
+            key = self._main.values[fact_key(self.history.stage, node.key)][row]
             return self._of_facts(node, key, told_at, oldest_ms, time_ms)
         source = self.history.applied[node.stream.name]
         own = node.stream is self.plan.stream

@@ -11,39 +11,18 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from connectors.records import Chunk
 from connectors.secrets import Tokeniser
-from pipeline.inputs import tokenised
+from pipeline.arrivals import Arrival
+from pipeline.oracle_inputs import LONG_AGO_MS, Floors, InputRows, Reader, Values
 from pipeline.plan import StreamPlan
-from pipeline.row_columns import code_of_text
+from pipeline.stages import FACTS, LINES, Stage, alone
 from pipeline.stream import Stream
-from pipeline.windows import Column, WindowFeature
 
 Int64s = NDArray[np.int64]
 Float64s = NDArray[np.float64]
-_LONG_AGO_MS = -(2**62)
 _PRUNE_AT = 100_000
-COMPARED = ("distinct", "entropy", "seen", "top_share", "changed")  # of these, values are compared, not added up
-
-
-class Values:
-    """Numbers for values: equal values have equal numbers, in all fields of all streams; null is -1."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[Hashable, int] = {}
-        self.categories: list[float] = []
-
-    def number(self, value: Hashable) -> int:
-        """Return the number of a value."""
-        if value is None:
-            return -1
-        found = self._numbers.setdefault(value, len(self._numbers))
-        if found == len(self.categories):
-            self.categories.append(code_of_text(value) if isinstance(value, str) else float("nan"))
-        return found
 
 
 @dataclass
@@ -87,7 +66,7 @@ class Judge:
 
     def __init__(self, stream: Stream) -> None:
         self._lateness_ms, self._tolerance_ms = stream.lateness_ms, stream.future_tolerance_ms
-        self.high_ms = _LONG_AGO_MS
+        self.high_ms = LONG_AGO_MS
         self._applied: dict[Hashable, int] = {}
         self._redriven: set[int] = set()
         self._prune_at = _PRUNE_AT
@@ -129,22 +108,6 @@ class _Known:
     known_ms: int
 
 
-@dataclass
-class _Input:
-    """The decoded rows of one input of a commit, as lists."""
-
-    stream: Stream
-    times_ms: list[int]
-    ids: list[Hashable]
-    offsets: list[int]
-    append_ms: list[int] | None
-    redriven_from: list[int] | None
-    numbers: dict[str, list[float]]
-    values: dict[str, list[int]]
-    labels: list[int | None]
-    next: int = 0
-
-
 class History:
     """Everything that was applied, from the decoded records of all inputs, commit by commit.
 
@@ -152,52 +115,77 @@ class History:
     200; ids only within `lateness`, and with facts within their horizon.
     """
 
-    def __init__(self, plan: StreamPlan, tokeniser: Tokeniser | None = None) -> None:
-        self.plan, self._tokeniser = plan, tokeniser
+    def __init__(self, plan: StreamPlan | Stage, tokeniser: Tokeniser | None = None) -> None:
+        self.stage = stage = plan if isinstance(plan, Stage) else alone(plan)
+        self.plan = stage.plan
         self.texts = Values()
-        self._main = plan.stream.name
-        self._fields = _fields_used(plan)
+        self._reader = Reader(stage, self.texts, tokeniser)
+        self._main = self.plan.stream.name
         self.applied = {
             name: Applied(numbers={each: array("d") for each in numbers}, values={each: array("q") for each in values})
-            for name, (numbers, values) in self._fields.items()
+            for name, (numbers, values) in self._reader.fields.items()
         }
-        self._judges = {each.name: Judge(each) for each in [plan.stream, *plan.others]}
-        self.facts = Facts(values={group.key: array("q") for group in plan.groups if group.kind == "facts"})
+        self.carried = {column: array("d") for column in stage.carried}
+        judged = [each.stream for each in stage.inputs if each.kind == LINES and not each.label]
+        self._judges = {each.name: Judge(each) for each in judged}
+        self._floors = Floors(stage.partitions)
+        self.facts = Facts(values={key: array("q") for key in stage.fact_keys})
         self._known: dict[Hashable, _Known] = {}
-        self._derived = plan.facts.derived_from if plan.facts is not None else None
+        self._derived = self.plan.facts.derived_from if self.plan.facts is not None else None
         self._untold: list[tuple[int, int, Hashable, int]] = []
-        self._told, self._prune_at, self._floor_ms = 0, _PRUNE_AT, _LONG_AGO_MS
+        self._told, self._prune_at, self._floor_ms = 0, _PRUNE_AT, LONG_AGO_MS
 
-    def add(self, chunks: Mapping[str, Chunk]) -> Int64s:
+    def add(self, chunks: Mapping[str, Arrival]) -> Int64s:
         """Take the next commit, and return the offsets of the events of the decided stream that were applied."""
-        plan, before = self.plan, len(self.applied[self._main])
-        explicit = [plan.facts] if plan.facts is not None and self._derived is None else []
-        streams = [each for each in [plan.stream, *plan.others, *explicit] if each.name in chunks]
-        inputs = [self._read(each, chunks[each.name]) for each in streams]
+        before = len(self.applied[self._main])
+        inputs = [self._reader.read(each, chunks[each.topic]) for each in self.stage.inputs if each.topic in chunks]
         while heads := [each for each in inputs if each.next < len(each.times_ms)]:
             head = min(heads, key=lambda each: each.times_ms[each.next])  # of equal ones the first declared
             self._take(head, head.next)
             head.next += 1
         return np.array(self.applied[self._main].offsets[before:], np.int64)
 
-    def _take(self, source: _Input, row: int) -> None:
+    def _take(self, source: InputRows, row: int) -> None:
         """Take the next record in merged order."""
-        name, time_ms, id = source.stream.name, source.times_ms[row], source.ids[row]
-        if name not in self._judges:
-            label = source.labels[row]
-            if label is not None:
-                self._tell(id, time_ms, label)
-                self._told += 1
+        name, time_ms = source.input.stream.name, source.times_ms[row]
+        if source.input.kind == FACTS:
+            self._learn(source, row)
+            self._told += 1
             return
-        append_ms = source.append_ms[row] if source.append_ms is not None else None
-        origin = source.redriven_from[row] if source.redriven_from is not None else -1
-        if not self._judges[name].applies(time_ms, id, append_ms, origin):
+        if source.input.label:
+            self._take_label(source, row)
             return
+        if source.sources:
+            self._floors.say(source.sources[row], source.floors_ms[row], source.is_idle[row])
+            self._floor_ms = self._floors.floor_ms
+            if source.markers[row]:
+                return
+        elif name in self._judges:
+            append_ms = source.append_ms[row] if source.append_ms is not None else None
+            origin = source.redriven_from[row] if source.redriven_from is not None else -1
+            if not self._judges[name].applies(time_ms, source.ids[row], append_ms, origin):
+                return
         while name == self._main and self._untold and self._untold[0][0] <= time_ms:  # labels of earlier events
             known_ms, _, labelled, of = heapq.heappop(self._untold)
             self._tell(labelled, known_ms, of)
             self._told += 1
-        self._floor_ms = self._judges[self._main].floor_ms
+        self._add(source, row)
+
+    def _take_label(self, source: InputRows, row: int) -> None:
+        label = source.labels[row]
+        if label is None:
+            return
+        if source.input is self.stage.main:  # to be moved to another key
+            self._add(source, row)
+            return
+        self._tell(source.ids[row], source.times_ms[row], label)
+        self._told += 1
+
+    def _add(self, source: InputRows, row: int) -> None:
+        """Take an event that counts."""
+        name, time_ms, id = source.input.stream.name, source.times_ms[row], source.ids[row]
+        if self._main in self._judges:
+            self._floor_ms = self._judges[self._main].floor_ms
         rows = self.applied[name]
         rows.times_ms.append(time_ms)
         rows.floors_ms.append(self._floor_ms)
@@ -207,11 +195,24 @@ class History:
             rows.numbers[field_name].append(numbers[row])
         for field_name, values in source.values.items():
             rows.values[field_name].append(values[row])
-        if name == self._main and self.facts.values:
+        for column, carried in source.carried.items():
+            self.carried[column].append(carried[row])
+        if name == self._main and self.stage.joins and self.facts.values:
             self._meet(id, time_ms, len(rows) - 1)
             if self._derived is not None and (label := source.labels[row]) is not None:
                 heapq.heappush(self._untold, (time_ms + self._derived[2], len(rows), id, label))
         self._told += 1
+
+    def _learn(self, source: InputRows, row: int) -> None:
+        """Take a fact that another stage tells."""
+        facts, (units, weight, time_ms) = self.facts, source.facts[row]
+        facts.times_ms.append(time_ms)
+        facts.known_ms.append(source.times_ms[row])
+        facts.units.append(units)
+        facts.weights.append(weight)
+        facts.told_at.append(self._told)
+        for key, values in facts.values.items():
+            values.append(source.values[key][row])
 
     def _forget(self, id: Hashable) -> _Known | None:
         """Return what is known of an id, unless it is from too long ago to count."""
@@ -259,54 +260,3 @@ class History:
         facts.told_at.append(self._told)
         for key, values in facts.values.items():
             values.append(self.applied[self._main].values[key][known.row])
-
-    def _read(self, stream: Stream, chunk: Chunk) -> _Input:
-        """Turn decoded rows into lists."""
-        rows, index = tokenised(chunk.decoded.rows, stream.schema, self._tokeniser), chunk.decoded.index
-        numbers, compared = self._fields.get(stream.name, (set(), set()))
-        label = self._derived[1] if self._derived is not None else self.plan.fact_field
-        labelled = label in rows.schema.names and (stream is self.plan.facts or stream.name == self._main)
-
-        def column(name: str) -> list:  # type: ignore[type-arg]
-            return rows.column(name).to_pylist()
-
-        def at_rows(values: Int64s | None) -> list[int] | None:
-            return values[index].tolist() if values is not None else None
-
-        return _Input(
-            stream, column(stream.schema.time), column(stream.schema.id), chunk.offsets[index].tolist(),
-            at_rows(chunk.append_ms), at_rows(chunk.redriven_from),
-            {name: [self._as_number(each) for each in column(name)] for name in numbers},
-            {name: self._numbers_of(rows.column(name)) for name in compared},
-            [None if each is None else int(each) for each in column(label)] if labelled else [],
-        )  # fmt: skip
-
-    def _numbers_of(self, column: pa.Array) -> list[int]:
-        """Number values, each different one once."""
-        encoded = column.dictionary_encode()
-        numbers = [self.texts.number(each) for each in encoded.dictionary.to_pylist()]
-        return [-1 if place is None else numbers[place] for place in encoded.indices.to_pylist()]
-
-    def _as_number(self, value: object) -> float:
-        if isinstance(value, str):
-            return self.texts.categories[self.texts.number(value)]
-        return float("nan") if value is None else float(value)  # type: ignore[arg-type]
-
-
-def _fields_used(plan: StreamPlan) -> dict[str, tuple[set[str], set[str]]]:
-    """Name the fields of each stream that are computed with, and those that are keys or compared."""
-    used: dict[str, tuple[set[str], set[str]]] = {each.name: (set(), set()) for each in [plan.stream, *plan.others]}
-    computed, _ = used[plan.stream.name]
-    for expression in plan.expressions.values():
-        computed.update(name for name in expression.names if name in plan.stream.schema.names)
-    for node in plan.nodes:
-        if isinstance(node, Column):
-            computed.add(node.name)
-        elif isinstance(node, WindowFeature):
-            used[plan.stream.name][1].add(node.key)
-            if node.facts is None:
-                used[node.stream.name][1].add(node.key)
-                if node.input is not None and node.input in node.stream.schema.names:
-                    compared = node.operation in COMPARED or node.stream.schema.field(node.input).type == "string"
-                    used[node.stream.name][1 if compared else 0].add(node.input)
-    return used

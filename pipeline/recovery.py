@@ -5,25 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import pyarrow as pa
-
-from connectors.decode import decode as decode_records
 from connectors.log import Log
-from connectors.records import Chunk, Records
-from connectors.schema import Schema
 from connectors.secrets import Tokeniser
+from pipeline.arrivals import Arrival
 from pipeline.durations import in_words
 from pipeline.engine import Engine
 from pipeline.errors import PeltonError
 from pipeline.manifest import Manifest, decode
 from pipeline.plan import StreamPlan
+from pipeline.reading import READ_AT_ONCE, chunk_of, next_offset, read_again, read_new
 from pipeline.restoring import restored
+from pipeline.stages import LINES, Stage, alone
 from pipeline.state_store import StateStore
 from pipeline.stream import Stream
 
-REBUILD_ROWS = 8192
 SNAPSHOT_EVERY_MS = 60_000
+__all__ = ["Recovered", "check_retention", "chunk_of", "chunks_again", "history_ms", "recover", "streams_of"]
 
 
 @dataclass
@@ -33,7 +30,7 @@ class Recovered:
     Attributes:
         commit: number of that commit, 0 before the first.
         manifest: of that commit.
-        positions: stream -> offset of the first record not taken yet.
+        positions: topic -> offset of the first record not taken yet.
         replayed: how many records were replayed to get there.
         problem: why no snapshot could be read; None if the store answered.
     """
@@ -52,30 +49,22 @@ def streams_of(plan: StreamPlan) -> dict[str, Stream]:
     return {stream.name: stream for stream in (plan.stream, *plan.others, *facts)}
 
 
-def chunk_of(records: Records, schema: Schema) -> Chunk:
-    """Decode records of the log."""
-    values = records.values
-    return Chunk(
-        records.topic, records.partition, records.offsets, decode_records(schema, records),
-        lambda i: values[i].as_py(), records.append_ms, records.redriven_from,
-    )  # fmt: skip
-
-
 def history_ms(plan: StreamPlan) -> int:
     """Return how much of the log a worker needs to rebuild its state."""
     windows = max((group.retention_ms for group in plan.groups), default=0)
     return max(windows, plan.horizon_ms) + plan.stream.lateness_ms + SNAPSHOT_EVERY_MS
 
 
-def check_retention(plan: StreamPlan, log: Log) -> None:
+def check_retention(plan: StreamPlan | Stage, log: Log) -> None:
     """Refuse a log that forgets faster than the windows.
 
     Raises:
         PeltonError: a topic keeps less than the longest span, delay, lateness and the time between snapshots.
     """
-    needed = history_ms(plan)
+    stage = plan if isinstance(plan, Stage) else alone(plan)
+    needed, topics = history_ms(stage.plan), {each.topic for each in stage.inputs}
     for topic in log.topics():
-        if topic.name in streams_of(plan) and topic.retention_ms is not None and topic.retention_ms < needed:
+        if topic.name in topics and topic.retention_ms is not None and topic.retention_ms < needed:
             raise PeltonError(
                 f"topic {topic.name!r} keeps {in_words(topic.retention_ms)}, and the app's windows need "
                 f"{in_words(needed)} to be rebuilt; raise its retention or shorten the spans"
@@ -83,7 +72,7 @@ def check_retention(plan: StreamPlan, log: Log) -> None:
 
 
 def recover(
-    plan: StreamPlan, log: Log, group: str, partition: int, store: StateStore, tokeniser: Tokeniser | None
+    plan: StreamPlan | Stage, log: Log, group: str, partition: int, store: StateStore, tokeniser: Tokeniser | None
 ) -> Recovered:
     """Return the engine at the last manifest.
 
@@ -92,68 +81,65 @@ def recover(
     Raises:
         PeltonError: the store cannot be reached, and the log does not reach back far enough to do without.
     """
+    stage = plan if isinstance(plan, Stage) else alone(plan)
     newest = log.manifest(group, partition)
     if newest is None:
-        begins = {name: log.begin(name, partition) for name in streams_of(plan)}
-        return Recovered(Engine(plan, tokeniser), 0, None, begins, 0)
+        return Recovered(Engine(stage, tokeniser), 0, None, _positions(stage, log, partition, None), 0)
     commit, payload = newest
+    start, positions = 0, {each.topic: log.begin(each.topic, partition) for each in stage.inputs}
+    judged = [each.topic for each in stage.inputs if each.kind == LINES]
     engine, saved, problem = restored(
-        lambda: Engine(plan, tokeniser), store, log, group, partition, streams_of(plan), history_ms(plan)
+        lambda: Engine(stage, tokeniser), store, log, group, partition, judged, history_ms(stage.plan)
     )
-    start = saved.commit if saved is not None else 0
+    if saved is not None:
+        start, positions = saved.commit, positions | saved.positions
     manifests = [(number, decode(each)) for number, each in log.manifests(group, partition, start)]
     replayed = 0
-    if start == 0 and manifests and manifests[0][0] > 1:
-        replayed += _rebuild(engine, plan, log, partition, manifests[0][1])
+    if manifests and manifests[0][0] > start + 1:
+        replayed += _rebuild(engine, log, partition, positions, manifests[0][1])
     for _, manifest in manifests:
-        replayed += _again(engine, plan, log, partition, manifest.inputs)
+        replayed += _again(engine, log, partition, manifest.inputs)
     last = decode(payload)
-    return Recovered(engine, commit, last, _positions(plan, log, group, partition, last), replayed, problem)
+    return Recovered(engine, commit, last, _positions(stage, log, partition, last), replayed, problem)
 
 
-def _positions(plan: StreamPlan, log: Log, group: str, partition: int, last: Manifest) -> dict[str, int]:
+def chunks_again(stage: Stage, log: Log, partition: int, inputs: Mapping[str, tuple[int, int]]) -> dict[str, Arrival]:
+    """Return what a commit took, read again."""
     return {
-        name: last.inputs[name][1] if name in last.inputs else log.begin(name, partition) for name in streams_of(plan)
+        each.topic: read_again(log, stage, each, partition, *inputs[each.topic])
+        for each in stage.inputs
+        if each.topic in inputs and inputs[each.topic][1] > inputs[each.topic][0]
     }
 
 
-def _again(engine: Engine, plan: StreamPlan, log: Log, partition: int, inputs: Mapping[str, tuple[int, int]]) -> int:
+def _positions(stage: Stage, log: Log, partition: int, last: Manifest | None) -> dict[str, int]:
+    taken = last.inputs if last is not None else {}
+    return {
+        each.topic: taken[each.topic][1] if each.topic in taken else log.begin(each.topic, partition)
+        for each in stage.inputs
+    }
+
+
+def _again(engine: Engine, log: Log, partition: int, inputs: Mapping[str, tuple[int, int]]) -> int:
     """Apply one commit again."""
-    chunks = {}
-    for name, stream in streams_of(plan).items():
-        first, end = inputs.get(name, (0, 0))
-        if end > first:
-            chunks[name] = chunk_of(_read_all(log, name, partition, first, end), stream.schema)
-    engine.process(chunks)
+    chunks = chunks_again(engine.stage, log, partition, inputs)
+    if chunks:
+        engine.process(chunks)
     return sum(len(chunk) for chunk in chunks.values())
 
 
-def _rebuild(engine: Engine, plan: StreamPlan, log: Log, partition: int, first: Manifest) -> int:
+def _rebuild(engine: Engine, log: Log, partition: int, positions: Mapping[str, int], first: Manifest) -> int:
     """Apply what lies before the oldest manifest that is left, as much as the log still has of it."""
     replayed = 0
-    for name in streams_of(plan):
-        at, end = log.begin(name, partition), first.inputs.get(name, (0, 0))[0]
+    for each in engine.stage.inputs:
+        at, end = positions[each.topic], first.inputs.get(each.topic, (0, 0))[0]
         while at < end:
-            replayed += _again(engine, plan, log, partition, {name: (at, min(at + REBUILD_ROWS, end))})
-            at += REBUILD_ROWS
+            arrival = read_new(log, engine.stage, each, partition, at, min(end - at, READ_AT_ONCE))
+            if arrival is None:
+                break  # a gap up to the end
+            at = min(next_offset(arrival), end)  # with gaps, it may have read beyond: so read again, up to the end
+            if next_offset(arrival) > end:
+                arrival = read_again(log, engine.stage, each, partition, int(arrival.offsets[0]), end)
+            engine.process({each.topic: arrival})
+            replayed += len(arrival)
     return replayed
-
-
-def _read_all(log: Log, topic: str, partition: int, first: int, end: int) -> Records:
-    """Read exactly the records of a commit, however large."""
-    parts = [log.read(topic, partition, first, end - first)]
-    while (at := int(parts[-1].offsets[-1]) + 1) < end:
-        parts.append(log.read(topic, partition, at, end - at))
-    if len(parts) == 1:
-        return parts[0]
-
-    def joined(name: str, missing: int) -> np.ndarray | None:
-        arrays = [getattr(part, name) for part in parts]
-        if all(array is None for array in arrays):
-            return None
-        sizes = [len(part) for part in parts]
-        return np.concatenate([np.full(n, missing) if a is None else a for a, n in zip(arrays, sizes, strict=True)])
-
-    values = pa.concat_arrays([part.values for part in parts])
-    offsets = np.concatenate([part.offsets for part in parts])
-    return Records(topic, partition, values, offsets, joined("append_ms", 0), joined("redriven_from", -1))

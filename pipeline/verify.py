@@ -11,11 +11,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from connectors.records import Chunk
 from connectors.secrets import Tokeniser
+from kernels.floors import EVENT
+from pipeline.arrivals import Arrival
+from pipeline.carried import Carried
 from pipeline.oracle import Oracle
 from pipeline.oracle_history import History
+from pipeline.oracle_inputs import computed_here
 from pipeline.plan import StreamPlan
+from pipeline.stages import Stage
 
 Int64s = NDArray[np.int64]
 Float64s = NDArray[np.float64]
@@ -89,7 +93,7 @@ class Verifier:
     Keeps what `History` keeps, and of what was served: the sample, and the features that others are computed from.
 
     Args:
-        plan: what was computed.
+        plan: what was computed; one stage of it, if there are several.
         sample: how many events to check, drawn evenly from all.
         seed: of the draw.
         tokeniser: for sensitive fields.
@@ -97,11 +101,12 @@ class Verifier:
     """
 
     def __init__(
-        self, plan: StreamPlan, sample: int = SAMPLE_DEFAULT, seed: int = 0, tokeniser: Tokeniser | None = None,
-        deep_rows_max: int = DEEP_ROWS_MAX,
+        self, plan: StreamPlan | Stage, sample: int = SAMPLE_DEFAULT, seed: int = 0,
+        tokeniser: Tokeniser | None = None, deep_rows_max: int = DEEP_ROWS_MAX,
     ) -> None:  # fmt: skip
-        self._plan, self._size, self._deep_rows_max = plan, sample, deep_rows_max
         self._history = History(plan, tokeniser)
+        self._stage, self._plan = self._history.stage, self._history.plan
+        self._size, self._deep_rows_max, plan = sample, deep_rows_max, self._plan
         self._random = np.random.default_rng(seed)
         self._drawn: dict[int, tuple[int, str, Float64s]] = {}  # place in the sample -> row, event id, what was served
         used = {name for each in plan.expressions.values() for name in each.names}
@@ -109,7 +114,7 @@ class Verifier:
         self._events, self._misjudged = 0, 0
         self._first: list[Mismatch] = []
 
-    def add(self, chunks: Mapping[str, Chunk], served: Served) -> None:
+    def add(self, chunks: Mapping[str, Arrival], served: Served) -> None:
         """Take the next commit."""
         applied = self._history.add(chunks)
         self._compare_judgement(applied, served.offsets)
@@ -129,16 +134,20 @@ class Verifier:
                 was = float(offset in served)
                 self._first.append(Mismatch(f"the event at offset {offset}", JUDGEMENT, was, 1.0 - was))
 
-    def _draw(self, applied: Int64s, matrix: Float64s, chunks: Mapping[str, Chunk]) -> None:
+    def _draw(self, applied: Int64s, matrix: Float64s, chunks: Mapping[str, Arrival]) -> None:
         """Keep an even sample of all events so far (Vitter 1985, algorithm R)."""
         numbers = self._events + np.arange(len(applied))
         places = np.where(numbers < self._size, numbers, self._random.integers(0, numbers + 1))
         drawn = np.flatnonzero(places < self._size)
         if not drawn.size:
             return
-        chunk = chunks[self._plan.stream.name]
-        at = np.searchsorted(chunk.offsets[chunk.decoded.index], applied[drawn])
-        ids = chunk.decoded.rows.column(self._plan.stream.schema.id).take(pa.array(at)).to_pylist()
+        arrival = chunks[self._stage.main.topic]
+        if isinstance(arrival, Carried):
+            rows, offsets = arrival.rows, arrival.offsets[arrival.kinds == EVENT]
+        else:
+            rows, offsets = arrival.decoded.rows, arrival.offsets[arrival.decoded.index]
+        at = np.searchsorted(offsets, applied[drawn])
+        ids = rows.column(self._plan.stream.schema.id).take(pa.array(at)).to_pylist()
         for row, event_id in zip(drawn.tolist(), ids, strict=True):
             self._drawn[int(places[row])] = (int(numbers[row]), str(event_id), matrix[row].copy())
 
@@ -149,8 +158,9 @@ class Verifier:
         served = {row: values for row, _, values in sample}
         oracle = Oracle(self._history, lambda row, column: self._served(served, row, column))
         # features over features last: one value of them can take a thousand others
-        passes = [[name for name, level in zip(self._plan.names, self._plan.levels, strict=True) if (level > 0) is deep]
-                  for deep in (False, True)]  # fmt: skip
+        here = set(computed_here(self._stage))
+        levels = [(n, level) for n, level in zip(self._plan.names, self._plan.levels, strict=True) if n in here]
+        passes = [[name for name, level in levels if (level > 0) is deep] for deep in (False, True)]
         checked, skipped, wrong, rows_max = 0, 0, [], 0
         for deep, names in enumerate(passes):
             rows_max = oracle.rows_seen + self._deep_rows_max
@@ -177,8 +187,8 @@ class Verifier:
 
 
 def verify(
-    plan: StreamPlan,
-    commits: Iterable[tuple[Mapping[str, Chunk], Served]],
+    plan: StreamPlan | Stage,
+    commits: Iterable[tuple[Mapping[str, Arrival], Served]],
     sample: int = SAMPLE_DEFAULT,
     seed: int = 0,
     tokeniser: Tokeniser | None = None,
@@ -187,7 +197,7 @@ def verify(
     """Recompute the features of a sample of events, from what came in and what was served for it.
 
     Args:
-        plan: what was computed.
+        plan: what was computed; one stage of it, if there are several.
         commits: what came in with what was served, in order, for example a `Replay`.
         sample: how many events to check.
         seed: of the draw.
