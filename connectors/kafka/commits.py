@@ -53,6 +53,11 @@ class Owner:
         """Where the manifests are."""
         return manifest_topic(self.group), self.partition
 
+    @property
+    def newest(self) -> int:
+        """The number of the newest commit, as far as this owner knows; 0 if it does not."""
+        return self._newest or 0
+
     async def claim(self) -> int:
         """Become the owner, whoever was before; return the number of the newest commit, 0 for none."""
         async with self._lock:

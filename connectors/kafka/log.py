@@ -14,7 +14,7 @@ from aiokafka import errors as kafka
 from connectors.kafka import codec
 from connectors.kafka.commits import Owner
 from connectors.kafka.connection import TIMEOUT_S, Connection
-from connectors.kafka.manifests import manifest_topic, manifests_since, newest_manifest, offset_of_commit
+from connectors.kafka.manifests import manifest_topic, manifests_since, offset_of_commit
 from connectors.kafka.messages import COMPRESSIONS, Messages, Outgoing
 from connectors.kafka.producing import Producer
 from connectors.kafka.reader import EARLIEST, LATEST, Place, Reader, is_out_of_range
@@ -22,6 +22,7 @@ from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.shelves import BYTES_MAX, Shelves
 from connectors.kafka.tails import Tails
 from connectors.kafka.topic_book import TopicBook
+from connectors.kafka.visible import Visible
 from connectors.log import (
     READ_BYTES_MAX,
     Lines,
@@ -106,6 +107,7 @@ class KafkaLog:
         self._shelves = Shelves(feed_bytes_max)
         self._tails = Tails(self._connection, self._reader, self._shelves)
         self._book = TopicBook(self._connection, sealer, rows or {})
+        self._visible = Visible(self._reader)
         self._owners: dict[tuple[str, int], Owner] = {}
         self._appending: dict[Place, tuple[Producer, asyncio.Lock]] = {}
         self._lock = threading.RLock()
@@ -203,10 +205,12 @@ class KafkaLog:
         widest = max((self._book.find(*place).partitions for place, _ in pending.outputs), default=0)
         owner = self._owner(group, partition, widest)
         work = owner.commit(expected_commit, pending.outputs, bytes(payload), self._compression)
-        offsets = iter(self._connection.call(work, f"commit {pending.commit} of {group!r}, partition {partition}"))
+        offsets = self._connection.call(work, f"commit {pending.commit} of {group!r}, partition {partition}")
+        for (place, outgoing), offset in zip(pending.outputs, offsets, strict=True):
+            self._visible.written(place, offset + len(outgoing.values))
         at = 0
         for count in pending.counts:
-            found = [next(offsets) for _ in range(count)]
+            found = offsets[at : at + count]
             topic = pending.outputs[at][0][0] if count else ""
             pending.base_offsets.append(self._book.row_offset(topic, found[0]) if found else -1)
             at += count
@@ -225,12 +229,14 @@ class KafkaLog:
         topic = manifest_topic(group)
         if self._book.partitions([topic]).get(topic, 0) <= partition:
             return None
-        return self._connection.call(newest_manifest(self._reader, topic, partition), f"read the manifest of {group!r}")
+        owner = self._owners.get((group, partition))
+        work = self._visible.manifest(topic, partition, owner.newest if owner is not None else 0)
+        return self._connection.call(work, f"read the manifest of {group!r}")
 
     def manifests(self, group: str, partition: int, since_commit: int) -> list[tuple[int, bytes]]:
         """Return the manifests of commits after `since_commit`, oldest first."""
         topic = manifest_topic(group)
-        if self._book.partitions([topic]).get(topic, 0) <= partition:
+        if self.manifest(group, partition) is None:  # waits for what this process committed
             return []
         work = manifests_since(self._reader, topic, partition, since_commit)
         return [(number, payload) for number, _, payload in self._connection.call(work, f"read manifests of {group!r}")]
@@ -262,8 +268,8 @@ class KafkaLog:
         """Return at most `limit` rows from `offset` on, each batch with the offset of its first row."""
         info = self._book.find(topic, partition)
         schema = self._book.columns(topic)
-        count = min(limit, ARROW_MESSAGES_MAX) if codec.is_arrow(schema) else limit
-        messages = self._messages(topic, partition, codec.message_offset(offset, schema), count)
+        count = ARROW_MESSAGES_MAX if codec.is_arrow(schema) else limit  # the first may have no rows left
+        messages = self._messages(topic, partition, codec.message_offset(offset, schema), count, keep=True)
         values = codec.opened(messages, messages.values, lambda: self._book.sealer_of(info))
         return codec.rows_from_messages(messages, offset, limit, schema, values, topic)
 
@@ -280,36 +286,38 @@ class KafkaLog:
         return self._book.row_offset(topic, offset)
 
     def _bound(self, topic: str, partition: int, at: int) -> int:
-        work = self._reader.offset(topic, partition, at)
+        work = self._visible.end(topic, partition) if at == LATEST else self._reader.offset(topic, partition, at)
         return self._connection.call(work, f"read the offsets of topic {topic!r}")
 
-    def _messages(self, topic: str, partition: int, offset: int, limit: int) -> Messages:
-        """Return at most `limit` messages from an offset on: from the shelf, else from the broker."""
+    def _messages(self, topic: str, partition: int, offset: int, limit: int, keep: bool = False) -> Messages:
+        """Return at most `limit` messages from an offset on: from the shelf, else from the broker.
+
+        `keep` puts all of them on the shelf: the next read may want the last one again.
+        """
         place = (topic, partition)
         found = self._shelves.take(place, offset, limit)
         if found is not None:
             return found
         try:
-            return self._connection.call(self._fetch(place, offset, limit), f"read topic {topic!r}")
+            return self._connection.call(self._fetch(place, offset, limit, keep), f"read topic {topic!r}")
         except LogError as error:
             if is_out_of_range(error.__cause__):
                 bounds = self._bound(topic, partition, EARLIEST), self._bound(topic, partition, LATEST)
                 check_position(topic, partition, offset, *bounds)
             raise
 
-    async def _fetch(self, place: Place, offset: int, limit: int) -> Messages:
+    async def _fetch(self, place: Place, offset: int, limit: int, keep: bool) -> Messages:
         found = Messages((), offset, offset)
         while True:
             fetched = (await self._reader.fetch({place: found.end}))[place]
             found = found.followed_by(fetched.messages)
-            is_end = not len(fetched.messages) and fetched.messages.end >= fetched.last_stable
-            is_stuck = fetched.messages.end == fetched.messages.start
-            if is_end or is_stuck or len(found) >= limit or found.size >= READ_BYTES_MAX:
+            if len(found) >= limit or found.size >= READ_BYTES_MAX:
                 break
-        if len(found) > limit:
+            if fetched.messages.end == fetched.messages.start and not await self._visible.is_coming(place, found.end):
+                break
+        if len(found) > limit or keep:  # for the next read
             self._shelves.put(place, found, fetched.last_stable)
-            return found.cut(offset, limit)
-        return found
+        return found.cut(offset, limit)
 
     def wait(self, after: Mapping[tuple[str, int], int], timeout_s: float) -> bool:
         """Wait until any of these topic partitions has a record at its offset in `after` (see `Log.wait`)."""

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
-from kafka.admin import ConfigResource, ConfigResourceType
 
 from connectors.errors import ConnectorError
 from connectors.kafka import codec
@@ -44,7 +43,7 @@ class TopicBook:
                 seal = self._topics[name].sealed if name in self._topics else asked.sealed
                 topic = agreed(TopicInfo(name, there.partitions, there.retention_ms, seal, asked.rows), asked)
                 if topic.retention_ms != there.retention_ms:
-                    _keep(admin, name, topic.retention_ms)
+                    admin.keep(name, topic.retention_ms)
             self._topics[name] = topic
             if asked.rows is not None:
                 self._rows[name] = asked.rows
@@ -155,10 +154,3 @@ class TopicBook:
             if self._admin is not None:
                 self._admin.close()
                 self._admin = None
-
-
-def _keep(admin: KafkaAdmin, topic: str, retention_ms: int | None) -> None:
-    """Set how long a topic keeps records."""
-    kept = str(-1 if retention_ms is None else retention_ms)
-    resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs={"retention.ms": kept})
-    admin._do(lambda: admin._client.alter_configs([resource]), f"change the retention of topic {topic!r}")
