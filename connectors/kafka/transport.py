@@ -122,6 +122,16 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """Let a poll that waits look again; any thread may call."""
         self.thread_loop.call_soon_threadsafe(self._ensure_consumer().wake)
 
+    def is_at_end(self, tp: TP) -> bool:
+        """Whether nothing committed was left when the broker was last asked."""
+        consumer = self._ensure_consumer()
+        subscription = consumer._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        if assignment is None or tp not in assignment.tps or _plain(tp) in consumer._fetcher._records:
+            return False
+        state = assignment.state_value(_plain(tp))
+        return bool(state.has_valid_position and state.lso is not None and state.position >= state.lso)
+
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Let partitions that are not steered begin at the group's offsets, or where the app's settings say."""
         return await self.call_thread(self._seek_to_committed)
@@ -207,6 +217,10 @@ class Consumer(driver.Consumer):
         """Let partitions go on where they were held."""
         self._open.update(partitions)
         self._thread.wake()
+
+    def is_at_end(self, tp: TP) -> bool:
+        """Whether everything committed was fetched when the broker was last asked, and given on by polls."""
+        return self._thread.is_at_end(tp)
 
     async def note(self, offsets: Mapping[TP, int]) -> bool:
         """Commit offsets of the group, for tools that show lag; False if that is not possible now."""

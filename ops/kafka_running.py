@@ -1,0 +1,148 @@
+"""Runs an app on Kafka, with lines that say how it goes, until it is told to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from connectors.kafka.admin import KafkaAdmin
+from connectors.kafka.log import KafkaLog
+from connectors.kafka.settings import KafkaSettings
+from ops import live_words
+from ops.app_topics import app_topics
+from ops.beside import Following, Learning, learns_live, now_ms
+from ops.kafka_faust import SESSION_S
+from ops.kafka_figures import Summed
+from ops.kafka_worker import KafkaRunner, MakeWorker
+from ops.live_figures import LiveFigures, Picture
+from ops.live_show import Show, stopping_on_signals
+from ops.running import serving_metrics
+from ops.settings import Settings, SettingsError
+from pipeline.app import App
+from pipeline.learning import LearnerLoop
+from pipeline.live import Step, Worker, create_topics, stages_of
+from pipeline.stages import Stage
+from pipeline.topics import topics_of
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class KafkaRun:
+    """How to run on Kafka.
+
+    Attributes:
+        kafka: where it is.
+        outputs: files, folders and database URLs that decisions go to besides the topic.
+        at_least_once: no transactions: faster, and a decision may be there twice after a crash.
+        session_s: how long a silent worker keeps its partitions.
+        learn, until_idle: as of the local run.
+        plain: no live view, although there is a terminal.
+        metrics_at: host and port to serve metrics at.
+    """
+
+    kafka: KafkaSettings
+    outputs: Sequence[str] = ()
+    at_least_once: bool = False
+    session_s: float = SESSION_S
+    learn: bool = True
+    until_idle: bool = False
+    plain: bool = False
+    metrics_at: tuple[str, int] | None = None
+
+
+def run_on_kafka(app: App, settings: Settings, how: KafkaRun, note: Note) -> list[tuple[str, str]]:
+    """Run until Ctrl-C or SIGTERM, or until nothing is left; return what was done, in words.
+
+    Args:
+        app: what to run.
+        settings: where registry, snapshots and key are.
+        how: where Kafka is, and how to run on it.
+        note: prints what the user should know.
+
+    Raises:
+        ValueError: something must be mended before it can run, in one sentence.
+    """
+    partitions = checked_partitions(app, how.kafka)
+    tokeniser, sealer = settings.secrets(app)
+    if tokeniser is None and any(stream.schema.has_sensitive for stream in app.streams.values()):
+        raise SettingsError(
+            f"app {app.name!r} has sensitive fields, and all its workers need the same key; set PELTON_KEY"
+        )
+    with ExitStack() as stack:
+        log = stack.enter_context(KafkaLog(how.kafka, sealer, at_least_once=how.at_least_once))
+        create_topics(app, log, partitions)
+        registry = settings.open_registry(make=True)
+        if registry is not None:
+            stack.callback(registry.close)
+        metrics = None
+        if how.metrics_at is not None:
+            metrics = stack.enter_context(serving_metrics(app, how.metrics_at, note, "kafka"))
+        following = Following(app, registry, metrics.serving if metrics is not None else None)
+        figures, summed = LiveFigures(app), Summed()
+        began_s = time.monotonic()
+
+        def on_step(worker: Worker, step: Step) -> None:
+            figures.add(summed.step(worker, step), time.monotonic() - began_s)
+
+        def picture() -> Picture:
+            return figures.picture(time.monotonic() - began_s, runner.learned, tuple(runner.problems))
+
+        def learning() -> Learning:
+            assert registry is not None
+            tasks = [task for task in app.tasks if learns_live(task)]
+            return Learning({task.name: LearnerLoop(app, task, log, registry, tokeniser) for task in tasks})
+
+        def maker(stage: Stage) -> MakeWorker:
+            return lambda partition: Worker(
+                app, stage, log, settings.state, following.served, now_ms, time.perf_counter, tokeniser, sealer,
+                partition,
+            )  # fmt: skip
+
+        stages = stages_of(app, partitions)
+        runner = KafkaRunner(
+            app, log, how.kafka, {stage.group: maker(stage) for stage in stages}, topics_of(stages), partitions,
+            following, learning if how.learn and registry is not None else None, on_step, note, how.session_s,
+            metrics=metrics,
+        )  # fmt: skip
+        if metrics is not None:
+            metrics.ask(end=log.end, learned=lambda: runner.learned, problems=lambda: runner.problems)
+        with stopping_on_signals(runner.stop), Show(picture, "pelton run", how.plain):
+            runner.run(how.until_idle)
+        return live_words.summary(picture())
+
+
+def checked_partitions(app: App, kafka: KafkaSettings) -> int:
+    """Return how many partitions the app's topics have.
+
+    Raises:
+        SettingsError: a stream's topic is missing, has another number of partitions than the others, or keeps too
+            little. Topics of the app's own are made by the first worker, and must not have changed since.
+    """
+    with KafkaAdmin(kafka) as admin:
+        wanted = app_topics(app, 1)
+        there = admin.describe([each.topic.name for each in wanted])
+    streams = [each for each in wanted if each.what == "stream"]
+    missing = [each.topic.name for each in streams if each.topic.name not in there]
+    if missing:
+        raise SettingsError(
+            f"there is no topic {missing[0]!r} at {kafka.where}; "
+            f"make it: pelton topics create APP --kafka {kafka.where}"
+        )
+    count = there[streams[0].topic.name].partitions
+    wanted = app_topics(app, count)
+    for each in wanted:
+        if each.topic.name not in there:
+            continue
+        found = there[each.topic.name]
+        if found.partitions != count:
+            raise SettingsError(
+                f"topic {each.topic.name!r} has {found.partitions} partitions and {streams[0].topic.name!r} {count}: "
+                f"keys would move away from their state; give them the same number, or start under a new app name"
+            )
+        problems = each.problems(found)
+        if problems:
+            raise SettingsError(f"topic {each.topic.name!r}: {problems[0]}")
+    return count
