@@ -1,30 +1,77 @@
 """`pelton topics`."""
 
-from ops.commands.options import DataFolder
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from ops.commands.options import App, DataFolder, Kafka
+
+topics = typer.Typer(help="Topics: make those that an app needs, list them, look at them.")
+AnyApp = Annotated[str | None, Argument(metavar="[APP]", help="Only the topics of this app.", show_default=False)]
 
 
-def topics(data_folder: DataFolder = None) -> None:
-    """List the topics of the log: partitions, offsets, retention.
+@topics.callback(invoke_without_command=True)
+def _alone(context: typer.Context, data_folder: DataFolder = None, kafka: Kafka = None) -> None:
+    if context.invoked_subcommand is None:
+        listed(None, data_folder, kafka)
+
+
+@topics.command()
+def create(
+    app: App,
+    partitions: Annotated[int, Option(help="Of each topic: as many workers can share the app.", min=1)] = 1,
+    retention: Annotated[
+        str | None, Option(help="Of streams: 30d; if not given, 7d or what windows need.", show_default=False)
+    ] = None,
+    copies: Annotated[
+        int | None, Option(help="Brokers that hold each partition; the cluster's default.", min=1, show_default=False)
+    ] = None,
+    data_folder: DataFolder = None,
+    kafka: Kafka = None,
+) -> None:
+    """Make the topics that an app needs and that are not there.
 
     \b
-    For example: pelton topics
+    For example: pelton topics create bank.py --partitions 8 --kafka localhost:9092
     """
-    from ops.settings import Settings
-    from ops.terminal import note, say, table
-    from pipeline.durations import in_words
+    from ops.terminal import counted, say
+    from ops.topics_view import make_on_kafka, make_on_log
+    from pipeline.loading import load_app
 
-    settings = Settings.read(data_folder)
-    with settings.open_log() as log:
-        rows = [
-            (
-                topic.name, partition, begin := log.begin(topic.name, partition), end := log.end(topic.name, partition),
-                end - begin, in_words(topic.retention_ms) if topic.retention_ms else "forever",
-                "yes" if topic.sealed else "no",
-            )
-            for topic in log.topics() for partition in range(topic.partitions)
-        ]  # fmt: skip
-    if not rows:
-        say(f"The log {settings.log} has no topics yet. Put records into it: pelton append APP FILE")
-        return
-    table(("topic", "partition", "begin", "end", "records", "keeps", "encrypted"), rows)
-    note(f"{settings.log}, {settings.log.stat().st_size / 1e6:,.1f} MB")
+    loaded = load_app(app)
+    if kafka is not None:
+        made = make_on_kafka(loaded, kafka, partitions, retention, copies)
+    else:
+        made = make_on_log(loaded, data_folder, partitions)
+    say(f"{counted(len(made), 'topic')} made{': ' if made else '; all were there'}{', '.join(made)}")
+
+
+@topics.command("list")
+def listed(app: AnyApp = None, data_folder: DataFolder = None, kafka: Kafka = None) -> None:
+    """List topics: partitions, offsets, retention.
+
+    \b
+    For example: pelton topics list bank.py --kafka localhost:9092
+    """
+    from ops.topics_view import list_of_kafka, list_of_log
+
+    if kafka is not None:
+        list_of_kafka(kafka, app)
+    else:
+        list_of_log(data_folder, app)
+
+
+@topics.command()
+def describe(app: App, kafka: Kafka = None, data_folder: DataFolder = None) -> None:
+    """Show what each topic of an app is for, how it is kept, and what is wrong with it.
+
+    \b
+    For example: pelton topics describe bank.py --kafka localhost:9092
+    """
+    from ops.topics_view import describe_on_kafka, list_of_log
+
+    if kafka is not None:
+        describe_on_kafka(kafka, app)
+    else:
+        list_of_log(data_folder, app)

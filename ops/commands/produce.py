@@ -1,0 +1,48 @@
+"""`pelton produce`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from ops.commands.options import Kafka
+
+
+def produce(
+    topic: Annotated[
+        str, Argument(metavar="TOPIC", help="It must be there: pelton topics create APP --kafka BROKERS.")
+    ],
+    file: Annotated[Path, Argument(metavar="FILE", help="JSON lines, CSV (both also .gz) or Parquet.")],
+    key: Annotated[
+        str | None, Option(metavar="FIELD", help="Field that is the key: equal keys go to one partition.")
+    ] = None,
+    rate: Annotated[float | None, Option(help="Records a second; the most, if not given.")] = None,
+    compression: Annotated[str, Option(help="none, gzip, snappy, lz4 or zstd.")] = "none",
+    kafka: Kafka = None,
+) -> None:
+    """Send records of a file to a Kafka topic, as JSON.
+
+    \b
+    For example: pelton produce payments payments.jsonl --key card --kafka localhost:9092
+    """
+    import time
+
+    from ops.brokers import kafka_settings
+    from ops.producing import produce_file
+    from ops.record_files import RecordFile
+    from ops.terminal import note, progress, ready_kernels, say
+
+    if kafka is None:
+        raise typer.BadParameter("say where Kafka is: --kafka host:port, or PELTON_KAFKA_BROKERS", param_hint="--kafka")
+    settings, source = kafka_settings(kafka), RecordFile(file)
+    ready_kernels()
+    started_s = time.monotonic()
+    with progress("sending") as step:
+        sent, without = produce_file(
+            settings, topic, source, key, rate, lambda: time.time_ns() // 1_000_000, time.sleep, step, compression
+        )
+    took_s = max(time.monotonic() - started_s, 1e-9)
+    say(f"{topic}: {sent:,} records sent in {took_s:,.1f} s, {sent / took_s:,.0f}/s")
+    if key is not None and without:
+        note(f"{without:,} of them have no {key!r}; they are in partition 0, without a key")
