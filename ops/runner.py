@@ -34,13 +34,14 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         app: what to run.
         log: the embedded log; topics are made where they are missing.
         registry: which models serve; None lets rules decide alone.
-        data: folder for snapshots of state.
+        data: folder for snapshots of state, in a folder `state`.
         tokeniser, sealer: for sensitive fields.
         sinks: name -> where decisions go besides the log.
         on_step: called after each commit, in the worker's thread.
         learn: whether to run the learners here.
         publish_every: labels between two snapshots that a learner offers.
         snapshot_every_ms: between two snapshots of state.
+        state: folder or URL of snapshots of state, if they are to be elsewhere.
         metrics: told of everything that happens.
 
     Attributes:
@@ -61,6 +62,7 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         publish_every: int = PUBLISH_EVERY_LABELS,
         snapshot_every_ms: int = SNAPSHOT_EVERY_MS,
         metrics: Metrics | None = None,
+        state: Path | str | None = None,
     ) -> None:
         create_topics(app, log)
         self._metrics = metrics
@@ -74,10 +76,11 @@ class AppRunner(AbstractContextManager["AppRunner"]):
             }
         )
         self.workers: list[Worker] = []
+        place = data / "state" if state is None else state
         for plan in app.plans.values():
             began_s = time.perf_counter()
             worker = Worker(
-                app, plan, log, data / "state", self._following.served, now_ms, time.perf_counter, tokeniser, sealer
+                app, plan, log, place, self._following.served, now_ms, time.perf_counter, tokeniser, sealer
             )
             self.workers.append(worker)
             if metrics is not None:

@@ -69,6 +69,7 @@ def run_app(
         runner = AppRunner(
             app, log, registry, settings.data, tokeniser, sealer, sinks,
             on_step=lambda step: figures.add(step, time.monotonic() - began_s), learn=learn, metrics=metrics,
+            state=settings.state,
         )  # fmt: skip
         with runner:
             for worker in runner.workers:

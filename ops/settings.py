@@ -30,6 +30,7 @@ class Settings:
         log: file of the embedded log (PELTON_LOG).
         registry: database URL of the registry, None for a file in the data folder (PELTON_REGISTRY).
         key: of sensitive fields, base64, "" for the key file of the data folder (PELTON_KEY).
+        snapshots: folder or URL of snapshots of state, "" for a folder in the data folder (PELTON_STATE, `--state`).
         debug: show where errors come from (PELTON_DEBUG).
     """
 
@@ -38,10 +39,13 @@ class Settings:
     registry: str | None = None
     key: str = field(default="", repr=False)
     debug: bool = False
+    snapshots: str = ""
 
     @classmethod
-    def read(cls, data: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
-        """Read the environment; `data`, a command's option, comes before PELTON_DATA."""
+    def read(
+        cls, data: Path | None = None, environment: Mapping[str, str] = os.environ, state: str | None = None
+    ) -> Settings:
+        """Read the environment; `data` and `state`, a command's options, come before PELTON_DATA and PELTON_STATE."""
         folder = data or Path(environment.get("PELTON_DATA") or DATA_FOLDER)
         return cls(
             folder,
@@ -49,12 +53,15 @@ class Settings:
             environment.get("PELTON_REGISTRY") or None,
             environment.get("PELTON_KEY") or "",
             environment.get("PELTON_DEBUG", "") not in ("", "0"),
+            state or environment.get("PELTON_STATE") or "",
         )
 
     @property
-    def state(self) -> Path:
-        """Folder of the snapshots of window state."""
-        return self.data / "state"
+    def state(self) -> Path | str:
+        """Folder, or URL of one, of the snapshots of window state."""
+        if not self.snapshots:
+            return self.data / "state"
+        return self.snapshots if "://" in self.snapshots else Path(self.snapshots)
 
     @property
     def bundles(self) -> Path:

@@ -136,7 +136,7 @@ def look_up(app: App, settings: Settings, log: Log, tokeniser: Tokeniser | None,
     by, value = _field_and_value(plan, key)
     hashed = _hash(plan.stream.schema.field(by), value, tokeniser)
     name = group_of(app.name, stream)
-    store = StateStore(settings.state / name / "0")
+    store = StateStore.of(settings.state, name, 0)
     found = recover(plan, log, name, 0, store, tokeniser)
     waiting = sum(log.end(each, 0) - at for each, at in found.positions.items())
     known = _look(found.engine, by, hashed)

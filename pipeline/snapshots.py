@@ -12,7 +12,7 @@ from pipeline.engine import Engine
 from pipeline.state_store import StateStore, StateStoreError
 
 STEP_SHARE = 0.2  # of the time between two batches that copying may take
-STEP_S_MIN, STEP_S_MAX = 0.0005, 0.002
+STEP_S_MIN, STEP_S_MAX = 0.0005, 0.001
 LAYERS_MAX = 12  # then the whole state is written again
 LAYERS_SHARE_MAX = 1.0  # or once what changed since is, together, this much of the whole
 WRITE_S_MAX = 300.0  # a store that did not take a snapshot in so long is told to be away

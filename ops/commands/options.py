@@ -10,6 +10,13 @@ DataFolder = Annotated[
     Path | None,
     Option("--data-folder", metavar="DIR", help="Log, models, state, key; PELTON_DATA or .pelton.", show_default=False),
 ]  # fmt: skip
+State = Annotated[
+    str | None,
+    Option(
+        "--state", metavar="URL", show_default=False,
+        help="Where snapshots of state go: a folder or s3://, gs://, abfs://...; PELTON_STATE or in the data folder.",
+    ),
+]  # fmt: skip
 Inputs = Annotated[
     list[str],
     Option(

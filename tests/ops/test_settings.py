@@ -21,6 +21,12 @@ def test_an_option_comes_before_the_environment():
     assert Settings.read(None, {"PELTON_DATA": "theirs"}).log == Path("theirs/log.db")
 
 
+def test_snapshots_go_where_the_option_or_the_environment_says():
+    environment = {"PELTON_STATE": "s3://bank/state"}
+    assert Settings.read(environment=environment).state == "s3://bank/state"
+    assert Settings.read(environment=environment, state="elsewhere").state == Path("elsewhere")
+
+
 def test_the_key_is_never_shown():
     assert KEY not in repr(Settings.read(environment={"PELTON_KEY": KEY}))
 
