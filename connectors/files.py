@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from connectors.decode import RECORD_BYTES_MAX, CsvHeader, decode, decode_csv
 from connectors.decode_table import decode_table
@@ -129,6 +128,8 @@ class FileInput:
 
     def _parquet_blocks(self, path: Path) -> Iterator[tuple[pa.RecordBatch, None, int]]:
         size = path.stat().st_size
+        import pyarrow.parquet as pq  # late: it takes a while, and most files are text
+
         with pq.ParquetFile(path) as file:
             _check_columns(self.schema, path, tuple(file.schema_arrow.names))
             names = [name for name in self.schema.names if name in file.schema_arrow.names]

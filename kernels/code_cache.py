@@ -7,13 +7,14 @@ Readers take no lock. The folder names everything that the code depends on, so a
 import contextlib
 import hashlib
 import importlib.util
+import json
 import os
 import platform
 import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -79,7 +80,7 @@ class CodeCache:
     def tidy(self) -> None:
         """Remove the code of sources that were edited several times since."""
         by_module: dict[str, list[Path]] = {}
-        for folder in cache_folder().glob("*-*"):
+        for folder in filter(Path.is_dir, cache_folder().glob("*-*")):
             by_module.setdefault(folder.name.rpartition("-")[0], []).append(folder)
         for versions in by_module.values():
             with contextlib.suppress(OSError):  # someone else tidies too: nothing is lost
@@ -87,6 +88,11 @@ class CodeCache:
                     for file in folder.iterdir():
                         file.unlink()
                     folder.rmdir()
+        with contextlib.suppress(OSError):
+            for note in sorted(cache_folder().glob("ready-*.json"), key=lambda each: each.stat().st_mtime)[
+                :-VERSIONS_KEPT
+            ]:
+                note.unlink()
 
     def _open_lock(self, entry: Entry) -> IO[bytes] | None:
         for folder in self._folders(make=True):
@@ -139,7 +145,44 @@ def _numba_version() -> str:
 def _file(folder: Path, entry: Entry) -> Path:
     signature = hashlib.sha256(entry.signature.encode()).hexdigest()[:16]
     name = re.sub(r"\W+", "_", entry.name)
-    return folder / f"{entry.module}-{_sources(entry.source)}" / f"{name}-{signature}.code"
+    return folder / f"{entry.module}-{_hash_of(entry.source)}" / f"{name}-{signature}.code"
+
+
+def is_ready() -> bool:
+    """Tell whether `note_ready` was called for these very sources; their times and sizes are looked at, not their text.
+
+    Finding out from the texts which kernels are missing takes 50 ms, a tenth of a short run.
+    """
+    return bool(_noted())
+
+
+def note_ready(sources: Iterable[Path]) -> None:
+    """Note that the kernels of these sources are all compiled, and the hashes under which they are kept."""
+    content = json.dumps({str(source): _sources(source) for source in sources}).encode()
+    with contextlib.suppress(OSError):  # then the next start looks again
+        _write(cache_folder() / _package_stamp(), content)
+
+
+@cache
+def _noted() -> dict[str, str]:
+    try:
+        found = json.loads((cache_folder() / _package_stamp()).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _package_stamp() -> str:
+    parts = []
+    for entry in sorted(os.scandir(Path(__file__).parent), key=lambda entry: entry.name):
+        if entry.name.endswith(".py"):
+            found = entry.stat()
+            parts.append(f"{entry.path} {found.st_size} {found.st_mtime_ns}")
+    return f"ready-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:16]}.json"
+
+
+def _hash_of(source: Path) -> str:
+    return _noted().get(str(source)) or _sources(source)
 
 
 @cache

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kernels.arguments import checker, in_words
-from kernels.code_cache import CodeCache, Entry, cache_folder
+from kernels.code_cache import CodeCache, Entry, cache_folder, is_ready, note_ready
 from kernels.machine_code import MachineCode, decode, encode, link
 
 __all__ = ["Kernel", "cache_folder", "compile_all", "load_imported", "missing", "njit"]
@@ -155,12 +155,18 @@ def compile_all(say: Callable[[str, int, int], None] | None = None) -> int:
         kernel.load()
     if waiting:
         CodeCache().tidy()
+    note_ready({Path(kernel.py_func.__code__.co_filename) for kernel in _ours()})
     return len(waiting)
 
 
 def missing() -> list[str]:
     """Return the names of kernels without machine code on this machine, sorted: [] when it is ready."""
-    return sorted(f"{kernel.__module__}.{kernel.__qualname__}" for kernel in _ours() if not kernel.is_compiled())
+    if is_ready():
+        return []
+    found = sorted(f"{kernel.__module__}.{kernel.__qualname__}" for kernel in _ours() if not kernel.is_compiled())
+    if not found:
+        note_ready({Path(kernel.py_func.__code__.co_filename) for kernel in _ours()})
+    return found
 
 
 def load_imported() -> int:

@@ -10,6 +10,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from kernels.machine_code import has_crc32_instruction
+
 _BYTE = ir.IntType(8)
 _INT = ir.IntType(32)
 _WIDE = ir.IntType(128)
@@ -158,3 +160,43 @@ def store_word(typing_context: Any, address: Any, word: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.uint64), generate
+
+
+@intrinsic
+def store_byte(typing_context: Any, address: Any, byte: Any) -> Any:
+    """Store the lowest byte of an int64 at an address; the caller makes sure that it is its own."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], ir.PointerType(_BYTE))
+        builder.store(builder.trunc(args[1], _BYTE), pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def crc32c_word(typing_context: Any, crc: Any, word: Any) -> Any:
+    """Take 8 bytes into a CRC-32C, by the processor's instruction; only where there is one."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if not has_crc32_instruction():  # never called there, but compiled with all kernels
+            return args[0]
+        kind = ir.FunctionType(_WORD, [_WORD, _WORD])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse42.crc32.64.64"), args)
+
+    return types.uint64(types.uint64, types.uint64), generate
+
+
+@intrinsic
+def crc32c_byte(typing_context: Any, crc: Any, byte: Any) -> Any:
+    """Take one byte into a CRC-32C, by the processor's instruction; only where there is one."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if not has_crc32_instruction():
+            return args[0]
+        kind = ir.FunctionType(_INT, [_INT, _BYTE])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse42.crc32.32.8")
+        found = builder.call(function, [builder.trunc(args[0], _INT), builder.trunc(args[1], _BYTE)])
+        return builder.zext(found, _WORD)
+
+    return types.uint64(types.uint64, types.int64), generate

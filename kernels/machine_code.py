@@ -8,6 +8,7 @@ callable. Numba's own way (numba/core/compiler.py, CompileResult._rebuild) does 
 import builtins
 import ctypes
 import importlib.util
+import platform
 import sys
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -18,7 +19,7 @@ from typing import Any
 import llvmlite.binding as llvm
 import msgspec
 
-__all__ = ["Argument", "MachineCode", "decode", "encode", "link"]
+__all__ = ["Argument", "MachineCode", "decode", "encode", "has_crc32_instruction", "link"]
 
 
 class Argument(msgspec.Struct, frozen=True, array_like=True):
@@ -85,6 +86,12 @@ def link(code: MachineCode, name: str, shared: bool) -> Any:
     pointer[0] = ctypes.c_void_p(id(environment))
     address = engine.get_function_address(code.wrapper)
     return helpers.make_function(builtins, name, "", address, environment, (engine, native))
+
+
+@cache
+def has_crc32_instruction() -> bool:
+    """Tell whether this processor has an instruction for CRC-32C (x86 since 2008)."""
+    return platform.machine() in ("x86_64", "AMD64") and bool(llvm.get_host_cpu_features().get("sse4.2"))
 
 
 def _engine() -> Any:

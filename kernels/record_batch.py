@@ -4,16 +4,12 @@ Source: the Kafka protocol guide, "Record Batch" and "Record" (kafka.apache.org/
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from kernels.compiled import njit
-from kernels.words import BYTES, INT64S, address_of, load_byte, load_word, store_word
+from kernels.words import BYTES, INT64S, address_of, load_byte, load_word, store_byte, store_word
 
 HEADER_BYTES = 61  # of a batch, before its records
 CRC_AT, ATTRIBUTES_AT, PRODUCER_AT = 17, 21, 43  # bytes into a batch
@@ -209,18 +205,6 @@ def _copy(source, target, size):
         store_word(target + at, load_word(source + at))
         at += 8
     store_word(target + last, load_word(source + last))  # over the end of the one before
-
-
-@intrinsic
-def store_byte(typing_context: Any, address: Any, byte: Any) -> Any:
-    """Store the lowest byte of an int64 at an address."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = builder.inttoptr(args[0], ir.PointerType(ir.IntType(8)))
-        builder.store(builder.trunc(args[1], ir.IntType(8)), pointer, align=1)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), generate
 
 
 @njit(f"void({BYTES}, {INT64S}, {INT64S}, {BYTES}, int64[::1], int64[::1])")

@@ -19,6 +19,7 @@ address_of = Intrinsic("address_of")
 load_word = Intrinsic("load_word")
 load_half = Intrinsic("load_half")
 load_byte = Intrinsic("load_byte")
+store_byte = Intrinsic("store_byte")  # (address, int64): its lowest byte
 store_word = Intrinsic("store_word")
 trailing_zeros = Intrinsic("trailing_zeros")
 fold = Intrinsic("fold")

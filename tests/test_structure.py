@@ -107,6 +107,12 @@ def test_heavy_packages_are_imported_where_they_are_used(file):
 
 
 @each_file_of_ours
+def test_numba_is_imported_to_compile_and_never_to_run(file):
+    found = [f"line {line}" for module, line in imports(at_import(tree_of(file))) if module.split(".")[0] == "numba"]
+    assert not found or name_of(file) in {"kernels/compiling.py", "kernels/intrinsics.py"}, "0.2 s of every start"
+
+
+@each_file_of_ours
 def test_what_is_public_says_what_it_is(file):
     tree = tree_of(file)
     assert ast.get_docstring(tree), f"{name_of(file)} does not say what it is for"

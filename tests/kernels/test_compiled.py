@@ -247,7 +247,10 @@ def test_a_kernel_that_returns_an_array_is_refused():
 @pytest.mark.timeout(900)  # on a fresh machine this is where all of them are compiled
 def test_every_kernel_of_the_package_compiles_and_loads():
     compiled.compile_all()
-    assert compiled.missing() == []
+    code = "from kernels.compiled import missing; print(missing(), 'kernels.windows' in __import__('sys').modules)"
+    for _ in range(2):  # once by looking, once by the note that was made
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert done.stdout == "[] False\n", done.stderr
     assert compiled.load_imported() > 0
     assert compiled.compile_all() == 0
 
