@@ -95,12 +95,12 @@ class WireDecoder:
         return Decoded(decoded.rows, which[decoded.index], bad)
 
     def _rows(self, data: Bytes, plan: WirePlan, heads: Int64s, starts: Int64s, ends: Int64s, id: int) -> Decoded:
-        schema, cells = self._schema, plan.scan(data, starts, ends)
-        findings = Findings(starts.size)
+        schema, size, cells = self._schema, starts.size, plan.scan(data, starts, ends)
+        findings = Findings(size)
         unframed = cells.status != 0
         if unframed.any():
             findings.report(unframed, checks.UNFRAMED, 0)
-            cells.kinds[:, unframed] = MISSING
+            cells.kinds[:, : unframed.size][:, unframed] = MISSING
 
         def cause(i: int) -> str:
             if unframed[i]:
@@ -112,7 +112,7 @@ class WireDecoder:
             return f"{said} (schema id {id})"
 
         columns = [
-            _column(schema, place, (data, plan.names, cells.kinds[place], cells.values[place]), findings)
+            _column(schema, place, (data, plan.names, cells.kinds[place, :size], cells.values[place, :size]), findings)
             for place in range(len(schema.fields))
         ]
         return select(schema, columns, findings, cause)
@@ -193,12 +193,10 @@ def _column(schema: Schema, place: int, cell: Cell, findings: Findings) -> pa.Ar
 
 
 def _states(kinds: NDArray[np.uint8], *good: int) -> States:
-    fits = kinds == good[0]
-    for each in good[1:]:
-        fits |= kinds == each
-    if fits.all():
-        return np.full(kinds.size, GOOD, np.uint8)
-    return np.where(kinds <= NULL, ABSENT, np.where(fits, GOOD, WRONG_KIND)).astype(np.uint8)
+    of_kind = np.full(256, WRONG_KIND, np.uint8)
+    of_kind[[MISSING, NULL]] = ABSENT
+    of_kind[list(good)] = GOOD
+    return of_kind[kinds]
 
 
 def _only(values: Int64s, states: States) -> Int64s:

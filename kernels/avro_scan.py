@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kernels.compiled import njit
 from kernels.json_tokens import DEEPEST, FALSE, FLOAT, INTEGER, NULL, TEXT, TRUE
-from kernels.parts import part
+from kernels.parts import hot, part
 from kernels.wire import (
     BAD_BOOL,
     BAD_BRANCH,
@@ -81,7 +81,7 @@ def scan_avro(
     return cells
 
 
-@part
+@hot
 def _read_length(at, end):
     at, length = read_zigzag(at, end)
     if at < 0:
@@ -116,7 +116,7 @@ def _read_decimal(at, size, scale, tens, base):
     return HARD_DECIMAL, (at - back - base) << 32 | (size + back) << 8 | scale
 
 
-@part
+@hot
 def _read_plain(code, a, b, at, end, limit, base, tens, names):
     """Read a value without parts: where it ends or -status, its kind, its value."""
     value = np.int64(0)
@@ -162,7 +162,7 @@ def _read_plain(code, a, b, at, end, limit, base, tens, names):
     return at + size, kind, value
 
 
-@part
+@hot
 def _skip_plain(code, a, b, at, end):
     """Skip a value without parts: where it ends or -status."""
     if code in (LONG, TIME, ENUM):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kernels.compiled import njit
 from kernels.json_tokens import DEEPEST, FALSE, FLOAT, INTEGER, MISSING, TEXT, TRUE
-from kernels.parts import part
+from kernels.parts import hot, part
 from kernels.wire import (
     BAD_GROUP,
     BAD_TAG,
@@ -65,7 +65,7 @@ def scan_proto(
     return cells
 
 
-@part
+@hot
 def _read_tag(at, end):
     first = at
     at, bits = read_varint(at, end)
@@ -76,7 +76,7 @@ def _read_tag(at, end):
     return at, np.int64(bits)
 
 
-@part
+@hot
 def _skip(at, end, wire):
     """Skip a value that is no group."""
     if wire == _VARINT:
@@ -117,7 +117,7 @@ def _skip_group(at, end, number, numbers):
     return at
 
 
-@part
+@hot
 def _varint_value(holds, bits, first, count, names):
     """Return kind and value of a varint; MISSING for a name that the schema does not have."""
     if holds == BOOL:
@@ -144,7 +144,7 @@ def _varint_value(holds, bits, first, count, names):
     return INTEGER, number
 
 
-@part
+@hot
 def _fixed_value(holds, at):
     """Return kind and value of eight or four bytes."""
     if holds == DOUBLE:
@@ -183,7 +183,7 @@ def _read_timestamp(at, end, numbers):
     return at, seconds * 1000 + nanos // 1_000_000
 
 
-@part
+@hot
 def _find(table, number, wire, guess):
     """Return the row of a field, -1 if it is not wanted or not of this wire type; the guess is looked at first."""
     row = guess

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kernels.cells import ABSENT, GOOD, WRONG_KIND, States
 from kernels.compiled import njit
 from kernels.json_tokens import MISSING, NULL, TEXT, skip_utf8
-from kernels.parts import part
+from kernels.parts import hot, part
 from kernels.words import BYTES, HIGHS, INT64S, address_of, load_byte, load_word, store_word
 
 # Kinds of values beside those of JSON: a time in milliseconds, a name from the schema, a decimal that needs care.
@@ -24,14 +24,15 @@ STAMP, SYMBOL, HARD_DECIMAL = range(20, 23)
 HEAD_BYTES = 5  # magic byte and schema id
 PATH_MAX = 4  # levels of messages inside messages that an index may lead through
 _INDEX_MAX = 254
+_APART = 72  # cells behind each field's: with 65,536 records all fields would else share a few lines of the cache
 
 
 class WireCells(NamedTuple):
     """The values of some records.
 
     Attributes:
-        kinds: (fields, records) uint8: MISSING, NULL, INTEGER, ... of `kernels.json_tokens`, or one of the above.
-        values: (fields, records) int64: of an INTEGER or STAMP the value, of a FLOAT its bits, of TEXT its place in
+        kinds: (fields, records + some more) uint8: MISSING, NULL, ... of `kernels.json_tokens`, or one of the above.
+        values: like kinds, int64: of an INTEGER or STAMP the value, of a FLOAT its bits, of TEXT its place in
             the data and its size (place << 32 | size), of a SYMBOL the same in the names of the schema.
         status: (records,) uint8: 0, or why the record is broken. Its cells then mean nothing.
         where: (records,) int32: the byte, counted from where the record's own bytes start, at which that was seen.
@@ -45,10 +46,9 @@ class WireCells(NamedTuple):
 
 def empty_wire_cells(fields: int, records: int) -> WireCells:
     """Return cells of which all are missing."""
-    shape = (fields, records)
-    return WireCells(
-        np.zeros(shape, np.uint8), np.zeros(shape, np.int64), np.zeros(records, np.uint8), np.zeros(records, np.int32)
-    )
+    shape = (fields, records + _APART)
+    kinds, values = np.zeros(shape, np.uint8), np.empty(shape, np.int64)
+    return WireCells(kinds, values, np.zeros(records, np.uint8), np.zeros(records, np.int32))
 
 
 class Frames(NamedTuple):
@@ -102,7 +102,7 @@ def read_wire_text(
     return offsets, out[:size], states
 
 
-@part
+@hot
 def read_varint(at, end):
     """Read up to 64 bits, seven a byte, the lowest first: (behind it, uint64)."""
     if at < end and load_byte(at) < 128:
@@ -120,14 +120,14 @@ def read_varint(at, end):
     return -ENDS_EARLY, np.uint64(0)
 
 
-@part
+@hot
 def read_zigzag(at, end):
     """Read a varint whose lowest bit is the sign: (behind it, int64)."""
     at, bits = read_varint(at, end)
     return at, np.int64(bits >> np.uint64(1)) ^ -np.int64(bits & np.uint64(1))
 
 
-@part
+@hot
 def check_utf8(at, end, limit):
     """Tell whether the bytes up to `end` are UTF-8; whole words may be loaded up to `limit`."""
     while at < end:
