@@ -13,9 +13,10 @@ from aiokafka import errors as kafka
 
 from connectors.kafka import codec
 from connectors.kafka.commits import Owner
+from connectors.kafka.compression import COMPRESSIONS
 from connectors.kafka.connection import TIMEOUT_S, Connection
 from connectors.kafka.manifests import manifest_topic, manifests_since, offset_of_commit
-from connectors.kafka.messages import COMPRESSIONS, Messages, Outgoing
+from connectors.kafka.messages import Messages, Outgoing
 from connectors.kafka.producing import Producer
 from connectors.kafka.reader import EARLIEST, LATEST, Place, Reader, is_out_of_range
 from connectors.kafka.settings import KafkaSettings
@@ -82,7 +83,7 @@ class KafkaLog:
         sealer: encrypts the values of topics that are created with `sealed=True`, each by itself.
         rows: topic -> schema, as of `create_topic`, for topics that are read and not created here.
         at_least_once: commits without transactions: outputs are written before the manifest.
-        compression: of what is written: none, gzip, snappy, lz4 or zstd.
+        compression: of what is written: none, gzip, snappy or zstd; all that producers use can be read.
         timeout_s: after this long without an answer a call raises LogError.
         loop: an event loop that runs in another thread; None for one of our own.
     """

@@ -6,12 +6,11 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import aiokafka.codec as codecs
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from connectors.kafka.settings import KafkaSettingsError
+from connectors.kafka.compression import compressed, decompressed
 from connectors.log import LogError
 from connectors.records import Int64s
 from kernels import record_batch as rb
@@ -20,9 +19,6 @@ from kernels.record_batch import Pieces
 
 BATCH_BYTES_MAX = 900_000  # of one batch, uncompressed: brokers take 1 MiB if they are not told otherwise
 BATCH_RECORDS_MAX = 100_000
-COMPRESSIONS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
-_UNPACK = {1: codecs.gzip_decode, 2: codecs.snappy_decode, 3: codecs.lz4_decode, 4: codecs.zstd_decode}
-_PACK = {1: codecs.gzip_encode, 2: codecs.snappy_encode, 3: codecs.lz4_encode, 4: codecs.zstd_encode}
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 _OWNER = struct.Struct(">qhi")
 _CHECKSUM = struct.Struct(">I")
@@ -202,13 +198,9 @@ def _check(block: Bytes, header: Int64s, where: str) -> None:
 def _part(block: Bytes, header: Int64s) -> _Part:
     attributes = int(header[rb.ATTRIBUTES])
     data, start = block, int(header[rb.START]) + rb.HEADER_BYTES
-    unpack = _UNPACK.get(attributes & rb.COMPRESSION)
-    if unpack is not None:
-        try:
-            data = np.frombuffer(bytes(unpack(block[start : header[rb.END]].tobytes())), np.uint8)
-        except NotImplementedError as error:
-            raise KafkaSettingsError(f"a batch is compressed with what is not installed ({error})") from None
-        start = 0
+    if attributes & rb.COMPRESSION:
+        packed = block[start : header[rb.END]].tobytes()
+        data, start = np.frombuffer(decompressed(packed, attributes & rb.COMPRESSION), np.uint8), 0
     table = rb.read_records(data, start, int(header[rb.COUNT]), int(header[rb.BASE_OFFSET]), int(header[rb.FIRST_MS]))
     if attributes & rb.LOG_APPEND_TIME:
         table[:, rb.TIME_MS] = header[rb.MAX_MS]
@@ -276,7 +268,7 @@ class OutgoingBatch:
 def _packed(records: Bytes, count: int, append_ms: int, compression: int) -> OutgoingBatch:
     data = bytearray(records.tobytes())
     if compression:
-        smaller = bytes(_PACK[compression](records[rb.HEADER_BYTES :].tobytes()))
+        smaller = compressed(records[rb.HEADER_BYTES :].tobytes(), compression)
         if len(smaller) < len(data) - rb.HEADER_BYTES:
             data = data[: rb.HEADER_BYTES] + smaller
         else:
