@@ -57,8 +57,8 @@ def test_every_secret_comes_from_the_environment_and_its_default_is_documented()
     text = (ROOT / "docker-compose.yml").read_text()
     readme = (ROOT / "ops" / "deploy" / "README.md").read_text()
     for setting, value in re.findall(r"^\s+(\w*(?:PASSWORD|KEY|TOKEN)\w*): *(.*?)(?: #.*)?$", text, re.MULTILINE):
-        assert re.fullmatch(r"\$\{\w+:-\w*\}", value), f"{setting} is {value!r}"
-    for name, default in re.findall(r"\$\{(\w+):-(\w*)\}", text):
+        assert re.fullmatch(r"\$\{\w+:-[\w=]+\}", value), f"{setting} is {value!r}"
+    for name, default in re.findall(r"\$\{(\w+):-([\w=]+)\}", text):
         assert f"| `{name}` | {default}" in readme
 
 
