@@ -15,7 +15,7 @@ from connectors import causes, checks, wire_causes
 from connectors.avro_plan import avro_plan
 from connectors.checks import Findings
 from connectors.columns import bool_array, plain_array, text_array, views_of
-from connectors.decode import RECORD_BYTES_MAX, SCANNED_MAX, joined, select
+from connectors.decode import RECORD_BYTES_MAX, SCANNED_MAX, decode, joined, select
 from connectors.protobuf_plan import protobuf_plan
 from connectors.records import BadRecord, Decoded, Records
 from connectors.schema import Schema
@@ -25,7 +25,7 @@ from connectors.wire_plan import WirePlan, WireSchemaError
 from kernels.cells import ABSENT, GOOD, WRONG_KIND, States
 from kernels.iso_times import UNREADABLE_TIME, read_iso_times
 from kernels.json_tokens import FALSE, FLOAT, INTEGER, MISSING, NULL, TEXT, TRUE
-from kernels.wire import HARD_DECIMAL, RECORD_TOO_LONG, STAMP, SYMBOL, Frames, read_frames, read_wire_text
+from kernels.wire import HARD_DECIMAL, NO_MAGIC, RECORD_TOO_LONG, STAMP, SYMBOL, Frames, read_frames, read_wire_text
 
 _PLANS_KEPT = 1024
 _KINDS = {"avro": "AVRO", "protobuf": "PROTOBUF"}
@@ -39,7 +39,7 @@ class WireDecoder:
     """Decodes the records of one stream. Threads may share it.
 
     A schema is fetched when its id is first seen. Records whose schema is not registered, or does not fit the stream,
-    are bad ones, with the id in the cause.
+    are bad ones, with the id in the cause. A record that begins with "{" is decoded as JSON.
     """
 
     def __init__(
@@ -67,16 +67,19 @@ class WireDecoder:
             return joined([self._decode(values[:half]), self._decode(values[half:])], half)
         empty = pa.RecordBatch.from_pylist([], self._schema.arrow)
         if size > SCANNED_MAX:
-            too_long = wire_causes.head_cause(RECORD_TOO_LONG, 0, self._format, self._record_bytes_max)
+            too_long = wire_causes.head_cause(RECORD_TOO_LONG, self._format, self._record_bytes_max)
             return Decoded(empty, np.zeros(0, np.int64), [BadRecord(0, too_long)])
         data, offsets = data[first : first + size], offsets - first
         frames = read_frames(data, offsets, self._format == "protobuf", self._record_bytes_max)
-        bad: list[BadRecord] = []
-        for i in np.flatnonzero(frames.status).tolist():
-            first_byte = int(data[offsets[i]]) if offsets[i] < offsets[i + 1] else 0
-            cause = wire_causes.head_cause(int(frames.status[i]), first_byte, self._format, self._record_bytes_max)
-            bad.append(BadRecord(i, cause))
+        is_json = frames.status == NO_MAGIC
+        is_json[is_json] = data[offsets[:-1][is_json]] == ord("{")
+        bad = [
+            BadRecord(i, wire_causes.head_cause(int(frames.status[i]), self._format, self._record_bytes_max))
+            for i in np.flatnonzero((frames.status != 0) & ~is_json).tolist()
+        ]
         parts = [self._group(data, frames.starts, offsets, key, which) for key, which in _groups(frames)]
+        if is_json.any():
+            parts.append(self._json(values, np.flatnonzero(is_json)))
         if len(parts) == 1 and not bad:
             return parts[0]
         return _in_order([Decoded(empty, np.zeros(0, np.int64), bad), *parts])
@@ -91,6 +94,12 @@ class WireDecoder:
         decoded = self._rows(data, plan, heads, starts[which], offsets[which + 1], key >> 32)
         if which.size == starts.size:
             return decoded
+        bad = [replace(each, index=int(which[each.index])) for each in decoded.bad]
+        return Decoded(decoded.rows, which[decoded.index], bad)
+
+    def _json(self, values: pa.LargeBinaryArray, which: Int64s) -> Decoded:
+        """Decode records that are JSON objects: from before the stream changed its format, or a letter put right."""
+        decoded = decode(self._schema, Records("", 0, values.take(pa.array(which)), which), self._record_bytes_max)
         bad = [replace(each, index=int(which[each.index])) for each in decoded.bad]
         return Decoded(decoded.rows, which[decoded.index], bad)
 

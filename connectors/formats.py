@@ -20,6 +20,8 @@ def decoder_of(
     format: str = "json",
     registry: "SchemaRegistry | None" = None,
     record_bytes_max: int = RECORD_BYTES_MAX,
+    *,
+    stream: str = "",
 ) -> Decode:
     """Return what decodes the records of a stream; threads may share it.
 
@@ -28,6 +30,7 @@ def decoder_of(
         format: one of FORMATS.
         registry: where schemas of Avro and Protobuf are asked for.
         record_bytes_max: a longer record is invalid.
+        stream: its name, for a message.
 
     Raises:
         ConnectorError: the format needs a registry and there is none.
@@ -38,7 +41,8 @@ def decoder_of(
         raise ConnectorError(f"format is {format!r}; use one of {', '.join(FORMATS)}")
     if registry is None:
         advice = "set PELTON_SCHEMA_REGISTRY to its address, such as http://localhost:8081"
-        raise ConnectorError(f"a stream in {format} needs a schema registry; {advice}")
+        named = f"stream {stream!r}" if stream else "a stream"
+        raise ConnectorError(f"{named} in {format} needs a schema registry; {advice}")
     from connectors.decode_wire import WireDecoder  # its kernels are loaded only where they are used
 
     return WireDecoder(schema, format, registry, record_bytes_max)

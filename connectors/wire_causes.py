@@ -23,7 +23,7 @@ def body_cause(status: int, where: int) -> str:
     return f"the record is broken: {_BODIES[status].format(where=where)}"
 
 
-def head_cause(status: int, first_byte: int, format: str, bytes_max: int) -> str:
+def head_cause(status: int, format: str, bytes_max: int) -> str:
     """Say why a message has no head that names its schema."""
     if status == wire.RECORD_EMPTY:
         return "the record is empty"
@@ -33,5 +33,4 @@ def head_cause(status: int, first_byte: int, format: str, bytes_max: int) -> str
         return f"the indexes of the record's message are not what leads through at most {wire.PATH_MAX} levels"
     if status == wire.SHORT_HEAD:
         return "the record ends before the id of its schema, or right behind it"
-    looks = '; it looks like JSON: declare the stream with format="json" if it is' if first_byte in b"{[" else ""
-    return f"the record does not start as {format} from a schema registry does, with a 0 and the schema's id{looks}"
+    return f"the record does not start as {format} from a schema registry does, with a 0 and the schema's id"
