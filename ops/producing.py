@@ -17,16 +17,30 @@ class ProduceError(ValueError):
     """Records cannot be sent as asked."""
 
 
+def partitions_of_topic(settings: KafkaSettings, topic: str) -> int:
+    """Return how many partitions a topic has.
+
+    Raises:
+        NoTopicError: there is no such topic.
+        NotAllowedError: it may not be looked at.
+    """
+    with KafkaAdmin(settings) as admin:
+        partitions = admin.partitions([topic]).get(topic)
+    if partitions is None:
+        raise NoTopicError(
+            f"there is no topic {topic!r} on Kafka at {settings.where}; make it: pelton topics create APP"
+        )
+    return partitions
+
+
 def produce_file(
-    settings: KafkaSettings,
-    topic: str,
+    sender: Sender,
     file: RecordFile,
     key: str | None,
     rate: float | None,
     clock_ms: Callable[[], int],
     sleep: Callable[[float], None],
     step: Callable[[float, float, str], None],
-    compression: str = "none",
 ) -> tuple[int, int]:
     """Send all records; each is written once, in the order of the file within its partition.
 
@@ -41,27 +55,20 @@ def produce_file(
 
     Raises:
         ProduceError: the rate is not above 0, or no record of the first block has the key.
-        NoTopicError: there is no such topic.
         LogError: what it says was sent before is there.
     """
     if rate is not None and not rate > 0:
         raise ProduceError(f"rate is {rate}; choose a number above 0")
-    with KafkaAdmin(settings) as admin:
-        partitions = admin.partitions([topic]).get(topic)
-    if partitions is None:
-        raise NoTopicError(
-            f"there is no topic {topic!r} on Kafka at {settings.where}; make it: pelton topics create APP"
-        )
     sent = without = 0
     started_ms = clock_ms()
-    with Sender(settings, topic, partitions, compression) as sender:
-        for values, keys in _keyed(file, key, rate):
-            if rate is not None and (wait_ms := started_ms + sent / rate * 1000 - clock_ms()) > 0:
-                sleep(wait_ms / 1000)
-            sender.send(values, keys, clock_ms())
-            sent += len(values)
-            without += keys.null_count if keys is not None else len(values)
-            step(file.bytes_read, file.bytes_total, f"{sent:,} records")
+    for values, keys in _keyed(file, key, rate):
+        if rate is not None and (wait_ms := started_ms + sent / rate * 1000 - clock_ms()) > 0:
+            sleep(wait_ms / 1000)
+        sender.send(values, keys, clock_ms())
+        sent += len(values)
+        without += keys.null_count if keys is not None else len(values)
+        step(file.bytes_read, file.bytes_total, f"{sent:,} records")
+    sender.flush()
     return sent, without
 
 

@@ -73,7 +73,8 @@ def list_of_kafka(brokers: str, app: str | None) -> None:
         found = admin.describe(named)
         rows = _offsets(admin, found)
     if not rows:
-        say(f"Kafka at {settings.where} has no such topics yet. Make them: pelton topics create {app or 'APP'}")
+        seen = f" that user {settings.user!r} may see" if settings.sasl else ""
+        say(f"Kafka at {settings.where} has no such topics{seen}. Make them: pelton topics create {app or 'APP'}")
         return
     table(_HEADERS, rows)
 

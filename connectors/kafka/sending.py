@@ -7,12 +7,12 @@ from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
-from aiokafka import codec
 from aiokafka.errors import KafkaError as ClientError
 
+from connectors.kafka.compression import COMPRESSIONS
 from connectors.kafka.connection import Connection
 from connectors.kafka.errors import KafkaError
-from connectors.kafka.messages import COMPRESSIONS, Outgoing, OutgoingBatch
+from connectors.kafka.messages import Outgoing, OutgoingBatch
 from connectors.kafka.producing import Producer
 from connectors.kafka.reader import Place
 from connectors.kafka.settings import KafkaSettings
@@ -28,14 +28,15 @@ class Sender:
         settings: where Kafka is.
         topic: it must be there.
         partitions: how many it has.
-        compression: none, gzip, snappy, lz4 or zstd; all but gzip need the package cramjam.
+        compression: one of COMPRESSIONS.
 
     Raises:
-        KafkaError: there is no such compression, or its package is missing.
+        KafkaError: there is no such compression.
     """
 
     def __init__(self, settings: KafkaSettings, topic: str, partitions: int, compression: str = "none") -> None:
-        _check_compression(compression)
+        if compression not in COMPRESSIONS:
+            raise KafkaError(f"compression is {compression!r}; choose {', '.join(COMPRESSIONS)}")
         self._connection = Connection(settings)
         self._producer = Producer(self._connection, None, ("send", topic))
         self._topic, self._partitions, self._compression = topic, partitions, COMPRESSIONS[compression]
@@ -101,10 +102,3 @@ class Sender:
             own = pa.array(rows[bounds[partition] : bounds[partition + 1]])
             found.append((partition, Outgoing(values.take(own), time_ms, texts.take(own))))
         return found
-
-
-def _check_compression(name: str) -> None:
-    if name not in COMPRESSIONS:
-        raise KafkaError(f"compression is {name!r}; choose {', '.join(COMPRESSIONS)}")
-    if name not in ("none", "gzip") and not getattr(codec, f"has_{name}")():
-        raise KafkaError(f"compression {name!r} needs a package that is not installed: pip install cramjam")

@@ -18,7 +18,7 @@ def produce(
         str | None, Option(metavar="FIELD", help="Field that is the key: equal keys go to one partition.")
     ] = None,
     rate: Annotated[float | None, Option(help="Records a second; the most, if not given.")] = None,
-    compression: Annotated[str, Option(help="none, gzip, snappy, lz4 or zstd.")] = "none",
+    compression: Annotated[str, Option(help="none, gzip, snappy or zstd.")] = "none",
     kafka: Kafka = None,
 ) -> None:
     """Send records of a file to a Kafka topic, as JSON.
@@ -28,20 +28,20 @@ def produce(
     """
     import time
 
+    from connectors.kafka.sending import Sender
     from ops.brokers import kafka_settings
-    from ops.producing import produce_file
+    from ops.producing import partitions_of_topic, produce_file
     from ops.record_files import RecordFile
     from ops.terminal import note, progress, ready_kernels, say
 
     if kafka is None:
         raise typer.BadParameter("say where Kafka is: --kafka host:port, or PELTON_KAFKA_BROKERS", param_hint="--kafka")
     settings, source = kafka_settings(kafka), RecordFile(file)
+    partitions = partitions_of_topic(settings, topic)  # before the kernels: what is refused is told at once
     ready_kernels()
     started_s = time.monotonic()
-    with progress("sending") as step:
-        sent, without = produce_file(
-            settings, topic, source, key, rate, lambda: time.time_ns() // 1_000_000, time.sleep, step, compression
-        )
+    with Sender(settings, topic, partitions, compression) as sender, progress("sending") as step:
+        sent, without = produce_file(sender, source, key, rate, lambda: time.time_ns() // 1_000_000, time.sleep, step)
     took_s = max(time.monotonic() - started_s, 1e-9)
     say(f"{topic}: {sent:,} records sent in {took_s:,.1f} s, {sent / took_s:,.0f}/s")
     if key is not None and without:

@@ -7,8 +7,9 @@ import pytest
 
 from connectors.kafka.admin import KafkaAdmin, KafkaTopic
 from connectors.kafka.log import KafkaLog
+from connectors.kafka.sending import Sender
 from connectors.kafka.settings import KafkaSettings
-from ops.producing import ProduceError, produce_file
+from ops.producing import produce_file
 from ops.record_files import RecordFile
 from pipeline.manifest import Manifest, encode
 from tests.kafka_broker import fresh
@@ -75,17 +76,16 @@ def test_produced_records_are_in_the_topic(own, pelton, stream):
 def test_a_rate_is_held_by_the_clock_it_is_given(own, bank, pelton, kafka):
     _, payments = own
     pelton("topics create bank.py")
-    settings, clock, waits = KafkaSettings.read(kafka, {}), [0.0], []
+    path = bank / "rated.jsonl"
+    path.write_text("".join(f'{{"k":{number}}}\n' for number in range(100)))
+    clock_s, waits = [0.0], []
 
     def sleep(seconds):
         waits.append(seconds)
-        clock[0] += seconds
+        clock_s[0] += seconds
 
-    path = bank / "rated.jsonl"
-    path.write_text("".join(f'{{"k":{number}}}\n' for number in range(100)))
-    sent = produce_file(
-        settings, payments, RecordFile(path), "k", 50.0, lambda: int(clock[0] * 1000), sleep, lambda *_: None
-    )
+    with Sender(KafkaSettings.read(kafka, {}), payments, 1) as sender:
+        sent = produce_file(sender, RecordFile(path), "k", 50.0, lambda: int(clock_s[0] * 1000), sleep, lambda *_: None)
     assert sent == (100, 0)
     assert sum(waits) == pytest.approx(1.9)  # 20 batches of 5, a tenth of a second between two
 
@@ -96,8 +96,10 @@ def test_mistakes_of_producing_are_said(own, pelton, kafka):
     pelton("topics create bank.py")
     wrong = pelton(f"produce {payments} data/payments.jsonl --key nix", code=1).stderr
     assert "has a field 'nix'; choose another --key" in wrong
-    with pytest.raises(ProduceError, match="rate is 0; choose a number above 0"):
-        produce_file(KafkaSettings.read(kafka, {}), payments, None, None, 0, None, None, None)
+    assert (
+        "rate is 0.0; choose a number above 0"
+        in pelton(f"produce {payments} data/payments.jsonl --rate 0", code=1).stderr
+    )
 
 
 def test_produce_asks_where_kafka_is(bank, pelton):
