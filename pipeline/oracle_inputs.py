@@ -120,7 +120,7 @@ class Reader:
         return InputRows(
             each, column(each.schema.time), offsets, column(each.schema.id),
             numbers={name: [self._as_number(value) for value in column(name)] for name in numbers},
-            values={name: self._numbers_of(rows.column(name)) for name in compared if not name.startswith("#")},
+            values={name: self._identities(name, rows) for name in compared},
             labels=[None if value is None else int(value) for value in column(label)] if label else [],
         )  # fmt: skip
 
@@ -143,9 +143,6 @@ class Reader:
         for column in self._stage.carried if each is self._stage.main else ():
             values = arrival.rows.column(self._stage.plan.names[column]).to_numpy().tolist()
             found.carried[column] = _spread(values, at, count, float("nan"))
-        for name in self.fields[each.stream.name][1]:
-            if name.startswith("#"):
-                found.values[name] = _spread(key_hashes(arrival.rows.column(name[1:])), at, count, -1)
         return found
 
     def _facts(self, each: Input, arrival: Carried) -> InputRows:
@@ -155,6 +152,9 @@ class Reader:
         )
         found.values[self._stage.fact_keys[0]] = [each & (2**63 - 1) for each in key]
         return found
+
+    def _identities(self, name: str, rows: pa.RecordBatch) -> list[int]:
+        return key_hashes(rows.column(name[1:])) if name.startswith("#") else self._numbers_of(rows.column(name))
 
     def _numbers_of(self, column: pa.Array) -> list[int]:
         """Number values, each different one once."""

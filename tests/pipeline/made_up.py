@@ -69,16 +69,24 @@ class World:
     frauds: Stream
 
 
-def world_of(lateness_ms: int, label_known_after: str | None = None) -> World:
-    """Return streams; the labels are a stream of their own, or known some time after the event."""
-    fields = {"card": "string?", "terminal": "int", "device": "string?", "place": "string", "amount": "money",
+def world_of(
+    lateness_ms: int, label_known_after: str | None = None, keys: Mapping[str, str] | None = None, card: str = "string"
+) -> World:
+    """Return streams; the labels are a stream of their own, or known some time after the event.
+
+    `keys` says what the topics are partitioned by, where it is not the default; `card` is the type of cards.
+    """
+    keys = keys or {}
+    fields = {"card": f"{card}?", "terminal": "int", "device": "string?", "place": "string", "amount": "money",
               "clicks": "int?", "known": "bool", "rated": "number(2)?", "is_fraud": "bool?"}  # fmt: skip
     late = f"{lateness_ms}ms"
-    payments = Stream("payments", id="event_id", time="ts", lateness=late, future_tolerance="1s", fields=fields)
-    logins = Stream("logins", id="login_id", time="at", lateness=late,
-                    fields={"card": "string", "place": "string?", "tries": "int?", "score": "number"})  # fmt: skip
+    payments = Stream("payments", id="event_id", time="ts", lateness=late, future_tolerance="1s", fields=fields,
+                      key=keys.get("payments"))  # fmt: skip
+    logins = Stream("logins", id="login_id", time="at", lateness=late, key=keys.get("logins"),
+                    fields={"card": card, "place": "string?", "tries": "int?", "score": "number"})  # fmt: skip
     if label_known_after is None:
-        frauds = Stream("frauds", id="event_id", time="reported_at", fields={"is_fraud": "int"})
+        frauds = Stream("frauds", id="event_id", time="reported_at", key=keys.get("frauds"),
+                        fields={"is_fraud": "int", "card": f"{card}?"})  # fmt: skip
     else:
         frauds = payments.label("is_fraud", known_after=label_known_after).stream
     return World(payments, logins, frauds)
@@ -196,6 +204,9 @@ def made_up_records(shape: Shape) -> dict[str, list[dict]]:
             of = f"e{draw.randint(max(0, number - 30), number + (0 if shape.natural else 3))}"
             known_ms = time_ms + draw.choice((0, 0, 1, 40, 300, 2_000))
             frauds.append({"event_id": of, "reported_at": known_ms, "is_fraud": draw.choice((0, 1, 1))})
+    cards = {each["event_id"]: each["card"] for each in reversed(payments)}
+    for each in frauds:
+        each["card"] = cards.get(each["event_id"])
     return {"payments": payments, "logins": logins, "frauds": frauds}
 
 
