@@ -15,7 +15,7 @@ from connectors.kafka import codec
 from connectors.kafka.commits import Owner
 from connectors.kafka.compression import COMPRESSIONS
 from connectors.kafka.connection import TIMEOUT_S, Connection
-from connectors.kafka.manifests import manifest_topic, manifests_since, offset_of_commit
+from connectors.kafka.manifests import forget_before, manifest_topic, manifests_since
 from connectors.kafka.messages import Messages, Outgoing
 from connectors.kafka.producing import Producer
 from connectors.kafka.reader import EARLIEST, LATEST, Place, Reader, is_out_of_range
@@ -247,12 +247,8 @@ class KafkaLog:
         topic = manifest_topic(group)
         if self._book.partitions([topic]).get(topic, 0) <= partition:
             return 0
-        work = offset_of_commit(self._reader, topic, partition, before_commit)
-        offset, was, now = self._connection.call(work, f"find commit {before_commit} of {group!r}")
-        if now > was:
-            with self._book.administration() as admin:
-                admin.delete_before({(topic, partition): offset})
-        return max(now - was, 0)
+        work = forget_before(self._reader, topic, partition, before_commit)
+        return self._connection.call(work, f"forget manifests of {group!r}")
 
     # Reading
 
@@ -366,4 +362,3 @@ class KafkaLog:
     def close(self) -> None:
         """Let go of connections and threads; everything is already written."""
         self._connection.close()
-        self._book.close()

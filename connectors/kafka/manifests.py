@@ -14,15 +14,18 @@ def manifest_topic(group: str) -> str:
     return f"{group}.manifests"
 
 
-async def newest_manifest(reader: Reader, topic: str, partition: int) -> tuple[int, bytes] | None:
-    """Return the number and manifest of the newest commit, None before the first."""
-    begin, end = await _bounds(reader, topic, partition)
+async def newest_manifest(reader: Reader, topic: str, partition: int) -> Numbered | None:
+    """Return the newest commit, None before the first."""
+    return await _newest(reader, (topic, partition), *await _bounds(reader, topic, partition))
+
+
+async def _newest(reader: Reader, place: Place, begin: int, end: int) -> Numbered | None:
     back = LOOK_BACK
     while end > begin:
         start = max(end - back, begin)
-        found = await _between(reader, (topic, partition), start, end)
+        found = await _between(reader, place, start, end)
         if found:
-            return found[-1][0], found[-1][2]
+            return found[-1]
         if start == begin:
             return None
         back *= 4
@@ -43,29 +46,29 @@ async def manifests_since(reader: Reader, topic: str, partition: int, since: int
     return [each for each in found if each[0] > since]
 
 
-async def offset_of_commit(reader: Reader, topic: str, partition: int, commit: int) -> tuple[int, int, int]:
-    """Return the offset from which commits from `commit` on are kept, and the numbers of the oldest kept before and
-    after: the newest commit stays in any case.
-    """
+async def forget_before(reader: Reader, topic: str, partition: int, commit: int) -> int:
+    """Remove the manifests of commits before this one, never the newest; return how many."""
+    place = (topic, partition)
     begin, end = await _bounds(reader, topic, partition)
-    newest = await newest_manifest(reader, topic, partition)
-    if newest is None:
-        return begin, 0, 0
-    wanted = min(commit, newest[0])
-    low, high = begin, end  # the wanted manifest lies in low..high
-    oldest = await _first(reader, (topic, partition), begin)
-    number, offset = oldest
-    if wanted <= number:
-        return begin, number, number
+    newest = await _newest(reader, place, begin, end)
+    oldest, _ = await _first(reader, place, begin) if newest is not None else (0, 0)
+    if newest is None or min(commit, newest[0]) <= oldest:
+        return 0
+    kept, offset = newest[:2] if commit >= newest[0] else await _search(reader, place, begin, newest[1], commit)
+    await reader.delete_before(topic, partition, offset)
+    return kept - oldest
+
+
+async def _search(reader: Reader, place: Place, low: int, high: int, commit: int) -> tuple[int, int]:
+    """Return number and offset of the first commit from this one on, by halving the offsets between."""
     while low < high:
         middle = (low + high) // 2
-        number, offset = await _first(reader, (topic, partition), middle)
-        if number >= wanted or number < 0:
-            high = middle
-        else:
+        number, offset = await _first(reader, place, middle)
+        if 0 <= number < commit:
             low = offset + 1
-    number, offset = await _first(reader, (topic, partition), low)
-    return offset, oldest[0], number
+        else:
+            high = middle
+    return await _first(reader, place, low)
 
 
 async def _first(reader: Reader, place: Place, start: int) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aiokafka import errors as kafka
+from aiokafka.protocol.admin import DeleteRecordsRequest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 
@@ -110,6 +111,19 @@ class Reader:
         ((_, ((_, code, _, offset),)),) = response.topics
         raise_code(code, topic)
         return int(offset)
+
+    async def delete_before(self, topic: str, partition: int, offset: int) -> None:
+        """Remove the records before an offset, for good."""
+        done_s = self._connection.deadline_s
+        await until(done_s, lambda: self._delete(topic, partition, offset), (*AWAY, *MOVING), self._connection)
+
+    async def _delete(self, topic: str, partition: int, offset: int) -> None:
+        leaders = await self._connection.leaders([(topic, partition)], time.monotonic() + 5.0)
+        request = DeleteRecordsRequest([(topic, [(partition, offset)])], int(self._connection.timeout_s * 1000))
+        response = await self._connection.send(leaders[topic, partition], request, READING)
+        for name, partitions, *_ in response.topics:
+            for _, _, code, *_ in partitions:
+                raise_code(code, name)
 
 
 def is_out_of_range(error: BaseException | None) -> bool:

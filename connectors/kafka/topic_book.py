@@ -27,7 +27,6 @@ class TopicBook:
         self._rows = dict(rows)
         self._topics: dict[str, TopicInfo] = {}
         self._lock = threading.RLock()
-        self._admin: KafkaAdmin | None = None
 
     def create(self, asked: TopicInfo) -> TopicInfo:
         """Make a topic, or find it again (see `Log.create_topic`); new ones carry the broker's time."""
@@ -137,20 +136,12 @@ class TopicBook:
 
     @contextmanager
     def administration(self) -> Iterator[KafkaAdmin]:
-        """Lend the client for administration, to one thread at a time."""
+        """Open a client for administration: it is needed rarely, and one kept open knocks while brokers are away."""
         with self._lock:
             try:
-                if self._admin is None:
-                    self._admin = KafkaAdmin(self._connection.settings)
-                yield self._admin
+                with KafkaAdmin(self._connection.settings) as admin:
+                    yield admin
             except LogError:
                 raise
             except ConnectorError as error:
                 raise LogError(str(error)) from error
-
-    def close(self) -> None:
-        """Close the client for administration."""
-        with self._lock:
-            if self._admin is not None:
-                self._admin.close()
-                self._admin = None

@@ -45,5 +45,5 @@ class Visible:
         while True:
             found = await newest_manifest(self._reader, topic, partition)
             if (found[0] if found else 0) >= least or time.monotonic() > until_s:
-                return found
+                return (found[0], found[2]) if found else None
             await asyncio.sleep(LOOK_S)

@@ -319,13 +319,13 @@ def test_commits_are_exact_over_stalls_and_restarts_of_the_broker():
     group, topic, written = "app", "in", threading.Event()
     try:
         broker.start()
-        with opened(broker.address, timeout_s=2.0) as log:
+        with opened(broker.address, timeout_s=1.0) as log:
             log.create_topic(topic)
             failed = []
 
             def work():
                 newest = 0
-                while newest < 400:
+                while newest < 150:
                     try:
                         commit(log, group, newest, topic, b"%d" % (newest + 1))
                         newest += 1
@@ -341,12 +341,12 @@ def test_commits_are_exact_over_stalls_and_restarts_of_the_broker():
                 assert written.wait(60)
                 trouble()
                 written.clear()
-                written.wait(5.0)  # nothing comes, or one that was on its way
+                written.wait(2.5)  # nothing comes, or one that was on its way
                 broker.resume() if trouble == broker.stall else broker.start()
             worker.join(120)
             assert not worker.is_alive()
-            assert lines(log, topic) == [b"%d" % number for number in range(1, 401)]
-            assert [number for number, _ in log.manifests(group, 0, 0)] == list(range(1, 401))
+            assert lines(log, topic) == [b"%d" % number for number in range(1, 151)]
+            assert [number for number, _ in log.manifests(group, 0, 0)] == list(range(1, 151))
             assert failed
             assert all("does not answer" in each or "newest commit is" in each or "refused" in each for each in failed)
     finally:
