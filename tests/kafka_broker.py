@@ -93,7 +93,8 @@ class KafkaBroker:
         self._guards: list[subprocess.Popen | None] = [None] * brokers
         self.certificates = Certificates(self._folder) if secured else None
         self.address = self.address_of("PLAINTEXT")
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # The first byte is 0, so that the text never begins with a dash, which the tool takes for an option.
+        cluster = base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
         for number in range(brokers):
             self._format(number, cluster, settings)
 

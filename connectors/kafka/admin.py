@@ -171,8 +171,10 @@ class KafkaAdmin:
 
     def delete(self, names: Sequence[str]) -> None:
         """Remove topics with all their records."""
-        if names:
-            self._do(lambda: self._client.delete_topics(list(names)), f"delete topics {', '.join(names)}")
+        if not names:
+            return
+        self._do(lambda: self._client.delete_topics(list(names)), f"delete topics {', '.join(names)}")
+        self._wait_until(lambda: not self.partitions(names))
 
     def keep(self, name: str, retention_ms: int | None) -> None:
         """Change how long a topic keeps records; None for ever."""
@@ -183,9 +185,7 @@ class KafkaAdmin:
     def add_partitions(self, name: str, partitions: int) -> None:
         """Give a topic more partitions; keys move to other ones, so an app on it must start anew."""
         self._do(lambda: self._client.create_partitions({name: partitions}), f"add partitions to topic {name!r}")
-        until_s = time.monotonic() + self._answer_s_max
-        while self.partitions([name]).get(name, 0) < partitions and time.monotonic() < until_s:
-            time.sleep(RETRY_S)
+        self._wait_until(lambda: self.partitions([name]).get(name, 0) >= partitions)
 
     def begins(self, names: Sequence[str]) -> dict[At, int]:
         """Return the oldest offset of every partition."""
@@ -274,6 +274,12 @@ class KafkaAdmin:
     def _check(self, code: int, doing: str, said: str | None = None, but: int = 0) -> None:
         if code and code != but:
             raise in_words(for_code(code)(*([said] if said else [])), self._settings, doing)
+
+    def _wait_until(self, done: Callable[[], bool]) -> None:
+        """Wait until the brokers have heard of a change; a while at most: it is made already."""
+        until_s = time.monotonic() + self._answer_s_max
+        while not done() and time.monotonic() < until_s:
+            time.sleep(RETRY_S)
 
     def _do(self, work: Callable[[], T], doing: str) -> T:
         until_s = time.monotonic() + self._answer_s_max

@@ -12,7 +12,7 @@ from connectors.kafka.settings import KafkaSettings
 
 # Numbers of Kafka's protocol, the same in every client library.
 _TIMED_OUT, _NO_TOPIC, _TOO_LARGE, _BAD_NAME = 7, 3, 10, 17
-_TOPIC, _GROUP, _CLUSTER, _TRANSACTIONS = 29, 30, 31, 53
+_ACLS = {29: "topic", 30: "group", 31: "cluster, or to write on the topic", 53: "transactional id"}
 _OTHER_LOGIN, _NO_LOGIN, _WRONG_LOGIN = 33, 34, 58
 _EXISTS, _COPIES, _CONFIG, _POLICY = 36, 38, 40, 44
 
@@ -49,9 +49,10 @@ def in_words(error: BaseException, settings: KafkaSettings, doing: str = "do thi
     login = _of_login(number, settings, who, said)
     if login is not None:
         return login
-    if number in (_TOPIC, _GROUP, _CLUSTER, _TRANSACTIONS):
-        kind = {_TOPIC: "topic", _GROUP: "group", _CLUSTER: "cluster", _TRANSACTIONS: "transactional id"}[number]
-        return NotAllowedError(f"{who} may not {doing}; allow it with an ACL on the {kind}: kafka-acls.sh --add")
+    if number in _ACLS:
+        return NotAllowedError(
+            f"{who} may not {doing}; allow it with an ACL on the {_ACLS[number]}: kafka-acls.sh --add"
+        )
     if number == _NO_TOPIC:
         return NoTopicError(
             f"cannot {doing}: there is no such topic; make it: pelton topics create APP --kafka BROKERS"

@@ -2,6 +2,7 @@
 
 import time
 
+import pyarrow as pa
 import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import (
@@ -17,7 +18,9 @@ from kafka.admin import (
 
 from connectors.kafka.admin import KafkaAdmin, KafkaTopic
 from connectors.kafka.errors import KafkaError, NotAllowedError
+from connectors.kafka.sending import Sender
 from connectors.kafka.settings import KafkaSettings
+from connectors.log import LogError
 from tests.kafka_broker import USERS, KafkaBroker, fresh
 from tests.kafka_certificates import CLIENT
 
@@ -106,6 +109,26 @@ def test_a_user_without_rights_is_told_what_to_allow(broker, topic):
             admin.create([KafkaTopic("bobs")])
         with pytest.raises(NotAllowedError, match=r"user 'bob' may not read the offsets of group 'g'; .* on the group"):
             admin.committed("g")
+
+
+def test_a_user_who_may_only_look_cannot_write(broker, topic):
+    to = settings(broker, "SASL_PLAINTEXT", **login("bob", SECURITY="SASL_PLAINTEXT"))
+    with pytest.raises(LogError, match=f"user 'bob' may not write to topic '{topic}'; allow it with an ACL"):
+        _send_one(to, topic)
+
+
+def _send_one(to, topic):
+    with Sender(to, topic, 2) as sender:
+        sender.send(pa.array([b"{}"], pa.large_binary()), None, 1)
+
+
+def test_a_user_who_may_write_writes_over_tls(broker, topic):
+    to = settings(broker, "SASL_SSL", **login(), CA=broker.certificates.ca)
+    with KafkaAdmin(to) as admin:
+        before = sum(admin.ends([topic]).values())
+        with Sender(to, topic, 2) as sender:
+            sender.send(pa.array([b"{}"] * 10, pa.large_binary()), pa.array(["k"] * 10, pa.large_string()), 1)
+        assert sum(admin.ends([topic]).values()) == before + 10
 
 
 def test_an_authority_that_is_not_trusted_is_said(broker):
