@@ -113,7 +113,7 @@ class Metrics(Collector):
                     counted.records.add((*place, name, fate), 0)
             counted.snapshot_time.set(place, self._clock_s())
             counted.replayed.add(place[:2], worker.replayed)
-            self._beats_s[place] = self._timer_s()
+            self._beats_s.setdefault(place, self._timer_s())  # taken again and again is no sign of life
             self._stopped = None
 
     def revoked(self, worker: Worker) -> None:
@@ -142,7 +142,8 @@ class Metrics(Collector):
             counted.dead.add(place, step.dead)
             self._count_ledgers(place, manifest.ledgers)
             if events:
-                counted.latency.add_many(place[:2], waits_s.clip(min=0.0))
+                if step.decisions:  # not where events only pass through on their way to a later stage
+                    counted.latency.add_many(place[:2], waits_s.clip(min=0.0))
                 self._newest_s[place] = float(step.append_ms.max()) / 1000
                 for part, spent_s in step.seconds.items():
                     counted.steps.add((*place[:2], part), spent_s, events)

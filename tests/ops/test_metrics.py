@@ -196,6 +196,7 @@ def test_health_says_who_is_stuck(app, tmp_path):
         with AppRunner(app, log, None, tmp_path, metrics=metrics) as runner:
             assert get(server, "/healthz") == (200, "ok\n")
             now_s[0] = STALLED_S + 5
+            metrics.assigned(runner.workers[0], 0.1)  # a commit failed: that is no sign of life
             status, words = get(server, "/healthz")
             assert status == 503
             assert "payments partition 0 has neither committed nor looked for news for 35 s" in words
