@@ -21,7 +21,6 @@ Pieces = dict[str, list[Array]]
 Int64s = NDArray[np.int64]
 UInt64s = NDArray[np.uint64]
 PIECE_BYTES = 4 << 20
-PIECE_KEYS = 16_384
 EVENTS_AT_ONCE = 2048  # about 100 kB
 BUCKETS_AT_ONCE = 16_384
 
@@ -48,8 +47,8 @@ class Copyable(Stateful, Protocol):
 class Copy(Protocol):
     """A copy in progress."""
 
-    def step(self) -> bool:
-        """Copy a little more; True if nothing is left."""
+    def step(self, most: int | None = None) -> bool:
+        """Copy a little more, about `most` events or entries; True if nothing is left."""
 
     def end(self) -> None:
         """Let the state go, whether or not all of it is copied."""
@@ -67,7 +66,7 @@ class Held:
     def __init__(self, arrays: Mapping[str, Array]) -> None:
         self._arrays = arrays
 
-    def step(self) -> bool:
+    def step(self, most: int | None = None) -> bool:
         """Nothing is left."""
         return True
 
@@ -90,13 +89,16 @@ class TableCopy:
         rows: (buckets, columns) what is kept of each.
         ctl: counters.
         ended: called once it lets the table go.
+        piece_bytes: about how large its pieces are.
     """
 
-    def __init__(self, table: UInt64s, rows: Int64s, ctl: Int64s, ended: Callable[[], None]) -> None:
+    def __init__(
+        self, table: UInt64s, rows: Int64s, ctl: Int64s, ended: Callable[[], None], piece_bytes: int = PIECE_BYTES
+    ) -> None:
         self._table, self._rows, self._ctl, self._ended = table, rows, ctl.copy(), ended
         self._taken = np.zeros(table.size, np.uint8)
         self._at = np.zeros(table_copies.AT_SIZE, np.int64)
-        self._entries = min(PIECE_BYTES // (8 * rows.shape[1]), table.size)
+        self._entries = max(min(piece_bytes // (8 * rows.shape[1]), table.size), 1)
         self._pieces: list[tuple[UInt64s, Int64s]] = []
         self._next_piece()
 
@@ -112,10 +114,10 @@ class TableCopy:
             ids, rows = self._pieces[-1]
             self._pieces[-1] = ids[:count], rows[:count]
 
-    def step(self) -> bool:
+    def step(self, most: int | None = None) -> bool:
         """Copy the next buckets."""
         code = table_copies.copy_next(
-            self._table, self._rows, self._taken, *self._pieces[-1], self._at, BUCKETS_AT_ONCE
+            self._table, self._rows, self._taken, *self._pieces[-1], self._at, most or BUCKETS_AT_ONCE
         )  # fmt: skip
         if code == table_copies.FULL:
             self._next_piece()
@@ -177,11 +179,12 @@ class GroupCopy:
         known: (slots,) marks of the copy that was stored last: keys that are as they were then are left out.
         keep: takes the marks of this copy once it is stored.
         ended: called once it lets the group go.
+        piece_bytes: about how large its pieces are.
     """
 
     def __init__(
         self, state: Callable[[], ws.State], plan: tuple[NDArray, ...], known: UInt64s, keep: Callable[[UInt64s], None],
-        ended: Callable[[], None],
+        ended: Callable[[], None], piece_bytes: int = PIECE_BYTES,
     ) -> None:  # fmt: skip
         self._state, self._plan, self._known, self._keep, self._ended = state, plan, known, keep, ended
         now = state()
@@ -192,14 +195,15 @@ class GroupCopy:
         self._taken, self._marks = np.zeros(limit, np.uint8), np.zeros(limit, np.uint64)
         self._free_slot, self._is_holding = int(now.ctl[ws.FREE_SLOT]), True
         now.ctl[ws.FREE_SLOT] = -1  # new keys take new slots, beyond the limit
-        self._keys = max(min(PIECE_KEYS, limit), 1)
+        self._keys = max(min(piece_bytes // (8 * now.meta.shape[1]), limit), 1)
+        self._piece_bytes = piece_bytes
         self._width, self._columns = now.pool.shape[1], now.meta.shape[1]
         self._pieces: list[tuple[UInt64s, Int64s, Int64s]] = []
         self._next_piece(0)
 
     def _next_piece(self, rows: int) -> None:
         self._trim()
-        rows = max(rows, min(PIECE_BYTES // (8 * self._width), int(self._ctl[ws.ROWS_LIVE])))
+        rows = max(rows, min(self._piece_bytes // (8 * self._width), int(self._ctl[ws.ROWS_LIVE])))
         keys, meta = np.empty(self._keys, np.uint64), np.empty((self._keys, self._columns), np.int64)
         self._pieces.append((keys, meta, np.empty((rows, self._width), np.int64)))
         self._at[window_copies.KEYS] = self._at[window_copies.ROWS] = 0
@@ -215,9 +219,9 @@ class GroupCopy:
     def _arguments(self) -> tuple[object, ...]:
         return (tuple(self._state()), self._plan, self._taken, self._known, self._marks, *self._pieces[-1], self._at)
 
-    def step(self) -> bool:
+    def step(self, most: int | None = None) -> bool:
         """Copy the next keys."""
-        code = window_copies.copy_next(*self._arguments, EVENTS_AT_ONCE)
+        code = window_copies.copy_next(*self._arguments, most or EVENTS_AT_ONCE)
         if code == window_copies.FULL:
             self._next_piece(window_copies.needed(tuple(self._state()), self._at, self._marks[:0], -1))
         return bool(code == window_copies.DONE)
@@ -280,7 +284,7 @@ def restored_group(
     state = ws.empty_state(meta, width, max(256, _power_of_two(keys)), room, counts)
     for layer in layers:
         arrays = [np.require(layer[name], layer[name].dtype, ["C", "W"]) for name in LAYERED]
-        if window_copies.put_back(tuple(state), plan, *arrays) < 0:
+        if len(arrays[0]) != len(arrays[1]) or window_copies.put_back(tuple(state), plan, *arrays) < 0:
             raise ValueError("the snapshot is of no use: its arrays do not fit each other")
     for counter in (ws.ROWS_CAPPED, ws.KEYS_FREED):
         state.ctl[counter] = layers[0]["ctl"][counter]
@@ -307,9 +311,9 @@ class EngineCopy:
         layered = [name for name, copy in self._copies.items() if isinstance(copy, GroupCopy)]
         self.onto = [] if whole else [f"{part}/{name}" for part in layered for name in LAYERED]
 
-    def step(self) -> bool:
-        """Copy a little more; True if nothing is left."""
-        if self._left and self._left[0].step():
+    def step(self, most: int | None = None) -> bool:
+        """Copy a little more, about `most` events or entries; True if nothing is left."""
+        if self._left and self._left[0].step(most):
             self._left.pop(0).end()
         return not self._left
 
@@ -344,6 +348,7 @@ def restore_parts(parts: Mapping[str, Stateful], layers: Sequence[Mapping[str, A
         raise ValueError("the snapshot belongs to other streams or features")
     try:
         for name, part in parts.items():
-            part.restore(saved[0][name], *(each[name] for each in saved[1:] if name in each))
+            is_layered = set(LAYERED) <= set(saved[0][name])
+            part.restore(saved[0][name], *(each[name] for each in saved[1:] if is_layered and name in each))
     except KeyError as error:
         raise ValueError(f"the snapshot belongs to another version: it has no array {error}") from error
