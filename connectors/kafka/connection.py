@@ -91,7 +91,7 @@ class Connection:
             raise LogError(f"the connection to Kafka at {self.settings.where} is closed; open it again")
         if asyncio._get_running_loop() is self._loop:
             work.close()
-            raise LogError("the log on Kafka was called from its own event loop and would wait for itself; use a thread")
+            raise LogError("the log on Kafka was called from its own event loop, and would wait for itself")
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def client(self) -> AIOKafkaClient:

@@ -42,7 +42,7 @@ class Tails:
                 left_s = until_s - time.monotonic()
                 if left_s <= 0 and (not pending or left_s < -GRACE_S):
                     return False
-                if not pending and left_s > 0:
+                if left_s > 0 and len(pending) < len(started):  # one found nothing but the end of a transaction
                     started = self._start(after, left_s)
                 self._shelves.changed.wait(max(left_s, 0.0) if not started else max(left_s, 0.01))
 
