@@ -95,8 +95,12 @@ class KafkaBroker:
         self.address = self.address_of("PLAINTEXT")
         # The first byte is 0, so that the text never begins with a dash, which the tool takes for an option.
         cluster = base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
-        for number in range(brokers):
-            self._format(number, cluster, settings)
+        try:
+            for number in range(brokers):
+                self._format(number, cluster, settings)
+        except BaseException:
+            self.close()
+            raise
 
     def address_of(self, listener: str) -> str:
         """Return "host:port" of a listener: PLAINTEXT, SASL_PLAINTEXT, SSL or SASL_SSL."""
@@ -113,7 +117,7 @@ class KafkaBroker:
                 with (self._folder / f"out-{each}").open("ab") as out:
                     command = ["java", "-Xmx512m", "-cp", class_path(), "kafka.Kafka", str(self._properties(each))]
                     self._running[each] = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
-                self._guards[each] = _guard(self.pid(each))
+                self._guards[each] = _guard(self.pid(each), self._folder)
         self._wait_until_it_answers()
 
     def stop(self, number: int | None = None) -> None:
@@ -232,9 +236,10 @@ def _free_ports() -> Iterator[int]:
             yield port
 
 
-def _guard(pid: int) -> subprocess.Popen:
-    """Start a process that kills the broker when this one is gone, however it ended."""
-    return subprocess.Popen(["sh", "-c", f"read _; kill -9 {pid}"], stdin=subprocess.PIPE, start_new_session=True)
+def _guard(pid: int, folder: Path) -> subprocess.Popen:
+    """Start a process that kills the broker and removes its data when this one is gone, however it ended."""
+    script = 'read _; kill -9 "$0"; rm -rf -- "$1"'
+    return subprocess.Popen(["sh", "-c", script, str(pid), str(folder)], stdin=subprocess.PIPE, start_new_session=True)
 
 
 def _is_open(address: str) -> bool:
