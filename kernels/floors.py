@@ -4,12 +4,13 @@ import numpy as np
 
 from kernels.compiled import njit
 from kernels.parts import NO_RUNTIME
+from kernels.words import INT64S
 
 EVENT, FLOOR, IDLE = 0, 1, 2  # kinds of rows
 UNKNOWN_MS = np.int64(-(2**62))  # of a source that was not heard of
 
 
-@njit("int64(int8[::1], int64[::1], int64[::1], int64[::1], int8[::1], int64, int64[::1])", **NO_RUNTIME)
+@njit(f"int64(int8[::1], {INT64S}, {INT64S}, int64[::1], int8[::1], int64, int64[::1])", **NO_RUNTIME)
 def advance(kinds, sources, floors_ms, source_ms, idle, floor_ms, out):  # type: ignore[no-untyped-def]
     """Return the floor after some rows, in log order; it never goes back.
 

@@ -66,24 +66,27 @@ def carried_of(topic: str, stored: Sequence[tuple[int, pa.RecordBatch]], time: s
     Raises:
         PeltonError: a batch has not the columns that this app passes on.
     """
-    offsets = [first + np.arange(batch.num_rows) for first, batch in stored]
-    kinds = [np.array(ints_of(batch.column(MARKER)), np.int8) if MARKER in batch.schema.names
-             else np.full(batch.num_rows, EVENT, np.int8) for _, batch in stored]  # fmt: skip
-    unknown = [np.full(batch.num_rows, UNKNOWN_MS) for _, batch in stored]
-    times, floors = list(unknown), list(unknown)
-    events = []
-    for place, (_, batch) in enumerate(stored):
-        if FLOOR_MS in batch.schema.names:
-            floors[place] = ints_of(batch.column(FLOOR_MS))
-        if MARKER not in batch.schema.names:
-            events.append(_with_columns(topic, batch, schema))
-            times[place] = ints_of(batch.column(time))
+    events = [_with_columns(topic, batch, schema) for _, batch in stored if MARKER not in batch.schema.names]
     table = pa.Table.from_batches(events, schema).combine_chunks()
     rows = table.to_batches()[0] if table.num_rows else _no_rows(schema)
-    sources = [ints_of(batch.column(SOURCE)) for _, batch in stored]
-    return Carried(
-        topic, _joined(offsets), _joined(kinds, np.int8), _joined(sources), _joined(floors), _joined(times), rows
-    )
+    counts = np.array([batch.num_rows for _, batch in stored], np.int64)
+    firsts, starts = np.array([first for first, _ in stored], np.int64), np.cumsum(counts) - counts
+    offsets = np.repeat(firsts - starts, counts) + np.arange(counts.sum())
+    says = {name: ints_of(rows.column(name)) if name in schema.names else np.full(rows.num_rows, UNKNOWN_MS)
+            for name in (SOURCE, FLOOR_MS, time)}  # fmt: skip
+    kinds = np.full(offsets.size, EVENT, np.int8)
+    if len(events) == len(stored):
+        return Carried(topic, offsets, kinds, says[SOURCE], says[FLOOR_MS], says[time], rows)
+    whole = {name: np.full(offsets.size, UNKNOWN_MS) for name in says}
+    for (_, batch), start in zip(stored, starts.tolist(), strict=True):
+        if MARKER in batch.schema.names:
+            here = slice(start, start + batch.num_rows)
+            kinds[here] = ints_of(batch.column(MARKER))
+            for name in (SOURCE, FLOOR_MS):
+                whole[name][here] = ints_of(batch.column(name))
+    for name, values in says.items():
+        whole[name][kinds == EVENT] = values
+    return Carried(topic, offsets, kinds, whole[SOURCE], whole[FLOOR_MS], whole[time], rows)
 
 
 def marker(source: int, floor_ms: int, is_idle: bool) -> pa.RecordBatch:
@@ -119,7 +122,3 @@ def _with_columns(topic: str, batch: pa.RecordBatch, schema: pa.Schema) -> pa.Re
 
 def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array([], each) for each in schema.types], schema=schema)
-
-
-def _joined(parts: Sequence[NDArray[np.generic]], dtype: type = np.int64) -> NDArray:  # type: ignore[type-arg]
-    return np.concatenate(parts).astype(dtype, copy=False) if parts else np.zeros(0, dtype)
