@@ -49,23 +49,28 @@ def avro_plan(schema: Schema, text: str, references: tuple[str, ...] = ()) -> Wi
         WireSchemaError: it is no Avro schema of a record, or cannot be read as declared.
     """
     try:
-        reader = _TypeReader()
-        for each in references:
-            reader.read(json.loads(each))
-        root = reader.read(json.loads(text))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, WireSchemaError):
-            raise
-        raise WireSchemaError("the schema is not JSON, or nested too deeply") from None
+        compiler = _compiled(schema, text, references)
+    except WireSchemaError:
+        raise
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        raise WireSchemaError("the schema is not JSON, not Avro, or nested too deeply") from None
+    program = np.array(compiler.rows, np.int64)
+    places = np.array(compiler.names.places or [0], np.int64)
+    scan = partial(do.scan_avro, program=program, names=places, fields=len(schema.fields))
+    return WirePlan(lambda data, starts, ends: scan(data, starts, ends), compiler.names.text())
+
+
+def _compiled(schema: Schema, text: str, references: tuple[str, ...]) -> "_Compiler":
+    reader = _TypeReader()
+    for each in references:
+        reader.read(json.loads(each))
+    root = reader.read(json.loads(text))
     root = reader.types.get(root.kind, root)
     if root.kind != "record":
         raise WireSchemaError(f"the schema is of {_words(root)}, not of a record")
     compiler = _Compiler(schema, reader.types)
     compiler.root(root)
-    program = np.array(compiler.rows, np.int64)
-    places = np.array(compiler.names.places or [0], np.int64)
-    scan = partial(do.scan_avro, program=program, names=places, fields=len(schema.fields))
-    return WirePlan(lambda data, starts, ends: scan(data, starts, ends), compiler.names.text())
+    return compiler
 
 
 class _TypeReader:
@@ -258,7 +263,8 @@ def _find(fields: list[dict[str, Any]], name: str) -> int | None:
         if each["name"] == name:
             return at
     for at, each in enumerate(fields):
-        if name in (each.get("aliases") or ()):
+        aliases = each.get("aliases")
+        if isinstance(aliases, list) and name in aliases:
             return at
     return None
 

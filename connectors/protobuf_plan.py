@@ -24,6 +24,7 @@ _SCALARS = {
     "sfixed32": (do.SFIXED32, tokens.INTEGER), "sfixed64": (do.SFIXED64, tokens.INTEGER),
     "string": (do.TEXT_OF, tokens.TEXT), "bytes": (do.TEXT_OF, tokens.TEXT),
 }  # fmt: skip
+_LARGEST = (1 << 63) - 1
 _TIMESTAMP = "google.protobuf.Timestamp"
 _Row = tuple[int, int, int, int, int, int]
 
@@ -145,6 +146,7 @@ def _value_of(written: str | None, kind: int, table: _Table, enum: ProtoEnum) ->
         if kind == tokens.FLOAT:
             return kind, struct.unpack("<q", struct.pack("<d", float(written or 0)))[0]
         numbers = {name: number for number, name in enum.numbers}
-        return kind, numbers[written] if written in numbers else int(written or "0", 0)
+        number = numbers[written] if written in numbers else int(written or "0", 0)
+        return kind, max(min(number, _LARGEST), -_LARGEST)
     except (ValueError, OverflowError):
         raise WireSchemaError(f"the schema has a default {written!r} that is no number") from None

@@ -247,6 +247,8 @@ class _Parser:
             self._fail(self._tokens[self._at - 1][1])
         self._next("=")
         number = self._integer()
+        if not 0 < number < 1 << 29:
+            self._fail(self._tokens[self._at - 1][1])
         options = self._options() if self._peek() == "[" else {}
         if kind == "group":
             inner = ProtoMessage(f"{message.name}.{name}", has_presence=self._presence)
@@ -288,7 +290,10 @@ class _Parser:
                 continue
             symbol = self._next()
             self._next("=")
-            enum.numbers.append((self._integer(), symbol))
+            number = self._integer()
+            if not -(1 << 31) <= number < 1 << 31:
+                self._fail(self._tokens[self._at - 1][1])
+            enum.numbers.append((number, symbol))
             if self._peek() == "[":
                 self._options()
             self._next(";")

@@ -78,7 +78,7 @@ def check_kinds(schema: Schema, declared: Field, kinds: set[int], written: str) 
         expected = f'the time field, whose unit is "{schema.time_unit}"'
     else:
         expected = f'declared as "{declared.sensitive or declared.type}"'
-    raise WireSchemaError(f"{declared.name} is written as {written}, and {expected}")
+    raise WireSchemaError(f"{declared.name} is written as {written:.100}, and {expected}")
 
 
 def check_missing(schema: Schema, declared: Field) -> None:

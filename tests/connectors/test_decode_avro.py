@@ -208,8 +208,8 @@ def test_a_schema_that_refers_to_others():
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        ("{", "the schema is not JSON, or nested too deeply"),
-        ("[" * 100_000, "the schema is not JSON, or nested too deeply"),
+        ("{", "the schema is not JSON, not Avro, or nested too deeply"),
+        ("[" * 100_000, "the schema is not JSON, not Avro, or nested too deeply"),
         ('"long"', "the schema is of long, not of a record"),
         ('["null", "long"]', "the schema is of null or long, not of a record"),
         ('{"type": "record", "name": "A"}', "the schema has a record A without fields"),

@@ -1,15 +1,19 @@
 """Random Avro schemas and records, whole and broken: read as fastavro reads them, or bad by themselves alone."""
 
+import contextlib
 import io
 import json
 import random
 import struct
 
 import fastavro
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from connectors.avro_plan import avro_plan
 from connectors.checks import LATEST_MS
+from connectors.wire_plan import WireSchemaError
 from tests.connectors.avro_messages import FIELDS, GOOD, TYPES, Schemas, avro, decode, message, schema_of
 
 NAMES = st.integers(0, 10**9).map(lambda number: f"T{number}")
@@ -158,3 +162,24 @@ def test_broken_records_hurt_nobody(other, seed):
         read = fastavro.schemaless_reader(io.BytesIO(messages[i][5:]), fastavro.parse_schema(written), wanted)
         assert {name: read[name] for name in FIELDS} == row
         assert 0 <= row["ts"] <= LATEST_MS
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 1 << 32))
+def test_broken_schemas_are_refused_in_words(seed):
+    rng = random.Random(seed)
+    node = {"type": "record", "name": "R", "fields": [{"name": "r", "type": "R"}]}
+    enum, fixed = {"type": "enum", "name": "E", "symbols": ["A"]}, {"type": "fixed", "name": "F", "size": 3}
+    types = {**TYPES, "e": enum, "f": fixed, "r": {"type": "array", "items": node}}
+    text = json.dumps(avro(types, aliases=["B"]))
+    sound = b"\0\0\0\0\1" + rng.randbytes(40)
+    for _ in range(30):
+        at = rng.randrange(len(text))
+        bit = rng.choice(['"', "{", "[", "5", "null", '"type"', '"A"', '["x"]', '{"type": 3}', "\\ud800", "1e99"])
+        broken = text[:at] + bit + text[at + rng.randrange(12) :]
+        word = rng.choice(['"string"', '"double"', '"A"', "3", '["A"]', '"name"', '"E"', '"fields"'])
+        for each in (broken, text.replace(word, rng.choice(["3", "null", "[]", "{}", '"E"', '"long"', '["null"]']))):
+            with contextlib.suppress(WireSchemaError):
+                plan = avro_plan(schema_of(), each)
+                data = np.frombuffer(sound, np.uint8)
+                plan.scan(data, np.array([5]), np.array([data.size]))

@@ -1,16 +1,20 @@
 """Random Protobuf schemas and messages, whole and broken: read as Google's parser reads them, or bad alone."""
 
+import contextlib
 import math
 import random
 import struct
 
+import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.checks import LATEST_MS
-from tests.connectors.test_decode_protobuf import Schemas, decode, schema_of
+from connectors.protobuf_plan import protobuf_plan
+from connectors.wire_plan import WireSchemaError
+from tests.connectors.test_decode_protobuf import TEXT, Schemas, decode, schema_of
 
 KINDS = {"string": ("string", "bytes", "E"), "bool": ("bool",),
          "int": ("int32", "int64", "uint32", "uint64", "sint32", "sint64", "fixed32", "fixed64", "sfixed32",
@@ -160,6 +164,22 @@ def test_broken_messages_are_judged_as_google_judges_them(drawn, seed):
         except DecodeError:
             expected = None
         assert rows.get(i) == expected, each
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 1 << 32))
+def test_broken_proto_files_are_refused_in_words(seed):
+    rng = random.Random(seed)
+    data = np.frombuffer(rng.randbytes(40), np.uint8)
+    bits = ["{", "}", ";", "=", "message", "oneof x {", "enum E {", "-", '"', "'", "/*", "[", "]", "(",
+            "99999999999999", "1e9", "option", "reserved", "repeated", "group", "map<", "default = 9", ".", "é", "E", "\\"]  # fmt: skip
+    text = TEXT + "enum E { A = 0; option x = 1; B = -5; } message N { optional E e = 1 [default = B]; }"
+    for _ in range(40):
+        at = rng.randrange(len(text))
+        broken = text[:at] + rng.choice(bits) + text[at + rng.randrange(12) :]
+        with contextlib.suppress(WireSchemaError):
+            plan = protobuf_plan(schema_of(), broken)
+            plan.scan(data, np.array([0]), np.array([data.size]))
 
 
 def tag(rng: random.Random) -> bytes:
