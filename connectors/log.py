@@ -146,10 +146,10 @@ class Log(Protocol):
 
         Args:
             retention_ms: replaces what an existing topic has, None leaves it (a new one keeps everything).
-            rows: the columns of a topic of rows, needed wherever such a topic is used on a log that others read too.
-                They are written as Arrow batches; with metadata "key": NAME each row is a JSON message whose key that
-                column is (no column: no key), and rows may have some of the columns only; with "value": NAME a message
-                is that column's bytes, and its headers are the others.
+            rows: the columns of a topic of rows; told wherever such a topic is used on a log that others read too. Rows
+                are written as Arrow batches, for which an empty schema will do; with metadata "key": NAME each row is
+                a JSON message whose key is that column (no NAME: no key), and rows may have only some of the columns;
+                with "value": NAME a message is that column's bytes, and its headers are the others.
         """
 
     def topics(self) -> list[TopicInfo]:

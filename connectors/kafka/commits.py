@@ -42,7 +42,7 @@ class Owner:
         self._reader = Reader(connection)
         name = f"pelton-{group}-{partition}"
         ids = [None] if at_least_once else [f"{name}-0", f"{name}-1"]
-        self._producers = [Producer(connection, each, (name, turn)) for turn, each in enumerate(ids)]
+        self._producers = [Producer(connection, each, name) for each in ids]
         self._turn = 0
         self._newest: int | None = None  # None: not claimed
         self._lost = False

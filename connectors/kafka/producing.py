@@ -43,7 +43,7 @@ class Producer:
 
     Args:
         transactional_id: None to write without transactions: each batch once, even if it has to be sent again.
-        group: names the connections that this producer uses, so that none of its requests waits for others'.
+        group: names the connection to each broker, so that no request waits for those of other producers.
     """
 
     connection: Connection
@@ -112,7 +112,7 @@ class Producer:
         elif self._coordinator is None:
             kind = CoordinationType.TRANSACTION
             self._coordinator = await client.coordinator_lookup(kind, self.transactional_id)
-        return await client.send(self._coordinator, request, group=(self.group, "coordinator"))
+        return await client.send(self._coordinator, request, group=self.group)
 
     async def _produce(self, writes: Writes, leaders: dict[Place, int], until_s: float) -> dict[Place, int]:
         """Send the first batch of each place, then the others behind one another without waiting for answers."""

@@ -9,6 +9,7 @@ from connectors.kafka.messages import Messages
 from connectors.kafka.reader import Place
 
 BYTES_MAX = 32 << 20  # that wait in one partition before its feeder should pause
+READ_BYTES_MAX = 128 << 20  # that wait for all readers that fetch by themselves
 READERS_MAX = 3  # of one partition at different positions: a worker, a learner, a view
 
 
@@ -123,10 +124,16 @@ class Shelves:
             shelf.put(messages)
             shelf.last_stable = last_stable
             del shelves[:-READERS_MAX]
+            self._read.move_to_end(place)
+            while len(self._read) > 1 and self._read_bytes() > READ_BYTES_MAX:
+                self._read.popitem(last=False)
             self.changed.notify_all()
 
+    def _read_bytes(self) -> int:
+        return sum(shelf.size for shelves in self._read.values() for shelf in shelves)
+
     def holds(self, place: Place, offset: int) -> bool:
-        """Tell whether a message at or after an offset is here; `changed` is held by the caller or not."""
+        """Tell whether a message at or after an offset is here."""
         with self.changed:
             fed = self._fed.get(place)
             if fed is not None and fed.covers(offset):

@@ -8,7 +8,8 @@ import time
 from connectors.kafka.manifests import newest_manifest
 from connectors.kafka.reader import LATEST, Place, Reader
 
-VISIBLE_S_MAX = 5.0  # others' open transactions may hold our commits back: then readers see them later
+VISIBLE_S_MAX = 1.0  # others' open transactions may hold our commits back: then readers see them later
+MANIFEST_S_MAX = 10.0  # of which nobody else writes any
 LOOK_S = 0.001
 
 
@@ -41,7 +42,7 @@ class Visible:
 
     async def manifest(self, topic: str, partition: int, least: int) -> tuple[int, bytes] | None:
         """Return the newest commit and its manifest, of commit `least` or a later one."""
-        until_s = time.monotonic() + VISIBLE_S_MAX
+        until_s = time.monotonic() + MANIFEST_S_MAX
         while True:
             found = await newest_manifest(self._reader, topic, partition)
             if (found[0] if found else 0) >= least or time.monotonic() > until_s:
