@@ -171,8 +171,9 @@ def test_broken_messages_are_judged_as_google_judges_them(drawn, seed):
 def test_broken_proto_files_are_refused_in_words(seed):
     rng = random.Random(seed)
     data = np.frombuffer(rng.randbytes(40), np.uint8)
-    bits = ["{", "}", ";", "=", "message", "oneof x {", "enum E {", "-", '"', "'", "/*", "[", "]", "(",
-            "99999999999999", "1e9", "option", "reserved", "repeated", "group", "map<", "default = 9", ".", "é", "E", "\\"]  # fmt: skip
+    signs = ["{", "}", ";", "=", "-", '"', "'", "/*", "[", "]", "(", ".", "é", "\\", "99999999999999", "1e9"]
+    words = ["message", "oneof x {", "enum E {", "option", "reserved", "repeated", "group", "map<", "default = 9", "E"]
+    bits = signs + words
     text = TEXT + "enum E { A = 0; option x = 1; B = -5; } message N { optional E e = 1 [default = B]; }"
     for _ in range(40):
         at = rng.randrange(len(text))
