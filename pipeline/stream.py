@@ -26,7 +26,7 @@ class Stream:
         future_tolerance: how far ahead of the log's clock an event may be.
         key: the field that the topic is partitioned by, if it has several partitions; if not given, the first one used
             with `.by()`, else the id. Producers send equal keys to the same partition.
-        format: of the messages: "json", or "avro" and "protobuf" with a schema registry.
+        format: of the messages on Kafka: "json", or "avro" and "protobuf" with a schema registry.
 
     Raises:
         DeclarationError: with file, line and what to change.
