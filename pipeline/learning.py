@@ -5,7 +5,7 @@ The learner is never the server. What it learned reaches decisions only as a sna
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from connectors.columns import floats_of, hash_column, valid_rows
 from connectors.decode import decode
 from connectors.log import Log
+from connectors.records import Records
 from connectors.secrets import Tokeniser
 from models.ftrl import Ftrl
 from models.learner import LearnerSettings, OnlineLearner
@@ -24,13 +25,18 @@ from models.registry_types import Deployment, RegistryError
 from models.scorer import FTRL
 from pipeline.app import App, Task
 from pipeline.decisions import Decider
+from pipeline.heads import rows_to_take
 from pipeline.inputs import tokenised
-from pipeline.live import decisions_topic, group_of
 from pipeline.manifest import decode as decode_manifest
+from pipeline.reading import first_records
 from pipeline.row_columns import RowColumns
+from pipeline.stages import LINES, stages_of
+from pipeline.timeline import merged_order
+from pipeline.topics import decisions_topic
 
 Float64s = NDArray[np.float64]
 ROWS_MAX = 8192
+SETTLE_MS = 1_000  # by then what was appended is there for every reader, whatever partition it is in
 PUBLISH_EVERY_LABELS = 2_000
 SNAPSHOTS_KEPT = 50  # of a task in the registry; what served lately stays besides
 WHO = "learner"
@@ -60,6 +66,10 @@ class Learned:
 class LearnerLoop:
     """Learns one task from the log; a pure function of decisions and labels in log order.
 
+    Labels of several partitions are taken in order of (append time, partition, offset), once they are SETTLE_MS old: so
+    the order does not depend on when they were read. Only a label that is there before its event is decided is learned
+    when the decision comes, which may be earlier the next time.
+
     When it starts, it learns the log's history again: a snapshot says nothing of labels that are still awaited. It
     offers nothing before that is done: what it knows half-way is older than what serves.
 
@@ -81,13 +91,11 @@ class LearnerLoop:
         tokeniser: Tokeniser | None = None,
         settings: LearnerSettings | None = None,
         publish_every: int = PUBLISH_EVERY_LABELS,
-        partition: int = 0,
     ) -> None:
         if task.label is None or task.label.stream.derived_from is not None:
             raise ValueError(f"task {task.name!r} has no stream of labels to learn from while it runs")
         self._app, self._task, self._log, self._registry = app, task, log, registry
         self._tokeniser, self._settings, self._publish_every = tokeniser, settings, publish_every
-        self._partition = partition
         decider = Decider(task, app.plans[task.on.name])
         self._columns = decider.schema.names[-len(decider.names) :]
         self._labels = task.label.stream
@@ -110,9 +118,16 @@ class LearnerLoop:
         model = Ftrl.restore(deployment.bundle.part(FTRL))
         self._learner = OnlineLearner(model, len(self._columns), self._settings)
         self._bundle, self._joined_at_publish = serving.bundle, 0
-        self._decisions_at = self._log.begin(decisions_topic(self._app.name), self._partition)
-        self._labels_at = self._log.begin(self._labels.name, self._partition)
-        self._history_end = self._log.end(self._labels.name, self._partition)
+        topic, labels = decisions_topic(self._app.name), self._labels.name
+        counts = {each.name: each.partitions for each in self._log.topics()}
+        partitions = range(counts.get(labels, 1))
+        self._decisions_at = {p: self._log.begin(topic, p) for p in range(counts.get(topic, 1))}
+        self._labels_at = {p: self._log.begin(labels, p) for p in partitions}
+        self._history_end = {p: self._log.end(labels, p) for p in partitions}
+        self._reader = next(
+            stage for stage in stages_of(self._app, len(partitions))
+            if any(each.stream is self._labels and each.kind == LINES for each in stage.inputs)
+        )  # fmt: skip
         self._is_relearning = deployment.snapshot is not None
         return True
 
@@ -134,10 +149,15 @@ class LearnerLoop:
         )
 
     def _read_decisions(self) -> int:
+        return sum(self._read_partition(partition) for partition in self._decisions_at)
+
+    def _read_partition(self, partition: int) -> int:
         assert self._learner is not None
         topic, count = decisions_topic(self._app.name), 0
-        for rows in _together(self._log.read_rows(topic, self._partition, self._decisions_at, ROWS_MAX)):
-            self._decisions_at += rows.num_rows
+        stored = self._log.read_rows(topic, partition, self._decisions_at[partition], ROWS_MAX)
+        if stored:
+            self._decisions_at[partition] = stored[-1][0] + stored[-1][1].num_rows
+        for rows in _together(stored):
             count += rows.num_rows
             mine = np.array(rows.column("task").to_pylist()) == self._task.name if len(self._app.tasks) > 1 else None
             if mine is not None:
@@ -150,29 +170,91 @@ class LearnerLoop:
         return count
 
     def _read_labels(self, now_ms: int) -> int:
-        assert self._learner is not None and self._task.label is not None
-        taken = min(self._labels_taken() - self._labels_at, ROWS_MAX)
-        if taken <= 0:
+        assert self._learner is not None
+        parts, more = [], []
+        for partition in self._labels_at:
+            records, is_cut = self._new_labels(partition, now_ms - SETTLE_MS if len(self._labels_at) > 1 else None)
+            parts.append(records)
+            more.append(is_cut)
+        if len(parts) > 1:
+            times_ms = [_append_ms(records) for records in parts]
+            taken = rows_to_take(times_ms, more)
+            parts = [first_records(records, count) for records, count in zip(parts, taken, strict=True)]
+        count = sum(len(records) for records in parts)
+        if not count:
             return 0
-        records = self._log.read(self._labels.name, self._partition, self._labels_at, taken)
-        self._labels_at += len(records)
-        rows = tokenised(decode(self._labels.schema, records).rows, self._labels.schema, self._tokeniser)
-        columns = RowColumns(rows, self._labels.schema)
-        ids = hash_column(rows.column(self._labels.schema.id).cast(pa.string())).view(np.int64)
-        self._learner.label(ids, columns.number(self._task.label.name))
-        if self._labels_at < self._history_end:
-            return len(records)
+        ids, labels = self._in_order(parts)
+        for partition, records in zip(self._labels_at, parts, strict=True):
+            if len(records):
+                self._labels_at[partition] = int(records.offsets[-1]) + 1
+        self._learner.label(ids, labels)
+        if self._is_behind():
+            return count
         if self._is_relearning:
             self._is_relearning, self._joined_at_publish = False, self._learner.counts["joined"]
             self._learner.publish()  # about what serves: the next candidate is compared with it
         elif self._learner.counts["joined"] - self._joined_at_publish >= self._publish_every:
             self._joined_at_publish = self._learner.counts["joined"]
             self._publish(now_ms)
-        return len(records)
+        return count
 
-    def _labels_taken(self) -> int:
-        """Return how far the worker has taken the labels: beyond, their events may not be decided yet."""
-        newest = self._log.manifest(group_of(self._app.name, self._task.on.name), self._partition)
+    def _new_labels(self, partition: int, until_ms: int | None) -> tuple[Records, bool]:
+        """Return labels that a worker has taken and that were there by a time, and whether others must wait for more.
+
+        Labels that no worker has taken may be about events that are not decided yet.
+        """
+        at, end = self._labels_at[partition], self._labels_taken(partition)
+        if until_ms is None and end <= at:
+            return _no_records(self._labels.name, partition), False
+        records = self._log.read(self._labels.name, partition, at, ROWS_MAX)
+        taken = int(np.searchsorted(records.offsets, end))
+        if until_ms is None:
+            return first_records(records, taken), False
+        is_new = _append_ms(records) > until_ms
+        settled = int(np.argmax(is_new)) if is_new.any() else len(records)
+        if settled <= taken and settled < len(records):
+            return first_records(records, settled), False  # what is behind, is newer than all that is taken now
+        more = taken < len(records) or (taken > 0 and self._has(partition, int(records.offsets[-1]) + 1))
+        return first_records(records, taken), more
+
+    def _has(self, partition: int, at: int) -> bool:
+        """Whether there is a label at an offset or behind it; an end further on may be behind nothing."""
+        if self._log.end(self._labels.name, partition) <= at:
+            return False
+        return len(self._log.read(self._labels.name, partition, at, 1)) > 0
+
+    def _is_behind(self) -> bool:
+        """Whether labels from before the start are still to be learned."""
+        waiting = [
+            p for p, end in self._history_end.items() if self._labels_at[p] < end and self._has(p, self._labels_at[p])
+        ]
+        self._history_end = {p: self._history_end[p] for p in waiting}
+        return bool(waiting)
+
+    def _in_order(self, parts: Sequence[Records]) -> tuple[NDArray[np.int64], Float64s]:
+        """Return ids and values of labels of several partitions, in the order in which they were appended."""
+        assert self._task.label is not None
+        schema = self._labels.schema
+        ids: list[NDArray[np.int64]] = []
+        values: list[Float64s] = []
+        there: list[NDArray[np.bool_]] = []
+        for records in parts:
+            decoded = decode(schema, records)
+            rows = tokenised(decoded.rows, schema, self._tokeniser)
+            found = np.zeros(len(records), np.int64), np.zeros(len(records)), np.zeros(len(records), np.bool_)
+            found[0][decoded.index] = hash_column(rows.column(schema.id).cast(pa.string())).view(np.int64)
+            found[1][decoded.index] = RowColumns(rows, schema).number(self._task.label.name)
+            found[2][decoded.index] = True
+            ids.append(found[0])
+            values.append(found[1])
+            there.append(found[2])
+        order = merged_order([_append_ms(records) for records in parts])
+        order = order[np.concatenate(there)[order]]
+        return np.concatenate(ids)[order], np.concatenate(values)[order]
+
+    def _labels_taken(self, partition: int) -> int:
+        """Return how far the worker has taken the labels of a partition."""
+        newest = self._log.manifest(self._reader.group, partition)
         return decode_manifest(newest[1]).inputs.get(self._labels.name, (0, 0))[1] if newest is not None else 0
 
     def _publish(self, now_ms: int) -> None:
@@ -190,6 +272,14 @@ class LearnerLoop:
         self._registry.prune_snapshots(self._task.name, SNAPSHOTS_KEPT, WHO, now_ms)
         self._learner.publish()
         self.snapshots, self.refused = self.snapshots + 1, ""
+
+
+def _no_records(topic: str, partition: int) -> Records:
+    return Records(topic, partition, pa.array([], pa.large_binary()), np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+def _append_ms(records: Records) -> NDArray[np.int64]:
+    return records.append_ms if records.append_ms is not None else np.zeros(len(records), np.int64)
 
 
 def _together(stored: list[tuple[int, pa.RecordBatch]]) -> Iterator[pa.RecordBatch]:

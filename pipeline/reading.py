@@ -5,6 +5,8 @@ Offsets of a partition rise, and may have gaps: the next one is behind the last 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 
@@ -54,7 +56,7 @@ def read_again(log: Log, stage: Stage, each: Input, partition: int, first: int, 
             if not len(records):
                 _be_patient(log, each.topic, partition, first, end)
                 continue
-            parts.append(_before(records, end))
+            parts.append(first_records(records, int(np.searchsorted(records.offsets, end))))
             first = int(records.offsets[-1]) + 1
         return chunk_of(_together(parts), each.schema)
     stored: list[tuple[int, pa.RecordBatch]] = []
@@ -83,6 +85,18 @@ def first_rows(arrival: Arrival, rows: int) -> Arrival:
     return arrival.first(rows) if isinstance(arrival, Carried) else split(arrival, rows)[0]
 
 
+def first_records(records: Records, count: int) -> Records:
+    """Return the first records of some."""
+    if count >= len(records):
+        return records
+    append_ms, origins = records.append_ms, records.redriven_from
+    return replace(
+        records, values=records.values.slice(0, count), offsets=records.offsets[:count],
+        append_ms=append_ms[:count] if append_ms is not None else None,
+        redriven_from=origins[:count] if origins is not None else None,
+    )  # fmt: skip
+
+
 def _carried(stage: Stage, each: Input, stored: list[tuple[int, pa.RecordBatch]]) -> Carried:
     return carried_of(each.topic, stored, merge_column(each), columns_of(stage, each))
 
@@ -94,18 +108,6 @@ def _be_patient(log: Log, topic: str, partition: int, first: int, end: int) -> N
             f"topic {topic!r}, partition {partition}: a commit took the records up to {end}, and the log has none from "
             f"{first} on; was the topic made anew? remove its group's snapshots and manifests, or restore it"
         )
-
-
-def _before(records: Records, end: int) -> Records:
-    """Return the records before an offset."""
-    count = int(np.searchsorted(records.offsets, end))
-    if count == len(records):
-        return records
-    append_ms, origins = records.append_ms, records.redriven_from
-    return Records(
-        records.topic, records.partition, records.values.slice(0, count), records.offsets[:count],
-        append_ms[:count] if append_ms is not None else None, origins[:count] if origins is not None else None,
-    )  # fmt: skip
 
 
 def _together(parts: list[Records]) -> Records:
