@@ -9,10 +9,14 @@ from pipeline.app import App, Task
 from pipeline.durations import in_words
 from pipeline.plan import GroupPlan, StreamPlan
 from pipeline.recovery import history_ms, streams_of
+from pipeline.stages import CARRIED, FACTS, LINES, ROWS, chain_of, stages_of
 from pipeline.stream import Stream
 from pipeline.windows import Column, Derived, WindowFeature
 
 _KINDS = {"own": "events of {0} by {1}", "facts": "what {0} says about events, by {1}", "other": "events of {0} by {1}"}
+
+_ARRIVES = {LINES: "as sent", CARRIED: "judged", ROWS: "judged", FACTS: "facts"}
+_MOVES = {CARRIED: "events", ROWS: "events", FACTS: "what became known about events"}
 
 
 def lines(app: App) -> Iterator[tuple[int, str]]:
@@ -22,24 +26,32 @@ def lines(app: App) -> Iterator[tuple[int, str]]:
         yield 1, f"stream {plan.stream.name} is decided"
         for stream in streams_of(plan).values():
             yield 2, _stream_line(stream)
-        for number, key in enumerate(_stages(plan), start=1):
+        for number, (key, _) in enumerate(chain_of(plan), start=1):
             yield 2, f"stage {number}: keyed by {key}"
         yield from _groups(plan)
         yield from _of_the_event(plan)
         yield 2, f"starts anew from {_about(history_ms(plan))} of the log"
     for task in app.tasks:
         yield from _task(task)
+    yield from _several(app)
+
+
+def _several(app: App) -> Iterator[tuple[int, str]]:
+    """Say which workers there are on several partitions, and what moves between them."""
+    yield 1, "on several partitions: the stages, and the topics between them"
+    for stage in stages_of(app, 2):
+        what = "decides" if stage.decides else "joins labels to events" if stage.joins else "passes events on"
+        yield 2, f"{stage.group}, keyed by {stage.key}: {what}"
+        yield 3, "reads " + ", ".join(f"{each.topic} ({_ARRIVES[each.kind]})" for each in stage.inputs)
+        for output in stage.outputs:
+            features = f" with {len(output.features)} features" if output.features else ""
+            yield 3, f"writes {output.topic}: {_MOVES[output.kind]} by {output.key}{features}"
 
 
 def _about(span_ms: int) -> str:
     """Return a span in whole units, rounded up."""
     unit_ms = next((unit for unit in (86_400_000, 3_600_000, 60_000) if span_ms >= unit), 1000)
     return in_words(-(-span_ms // unit_ms) * unit_ms)
-
-
-def _stages(plan: StreamPlan) -> list[str]:
-    """Return the keys in the order in which an event meets them."""
-    return list(dict.fromkeys(group.key for group in plan.groups))
 
 
 def _stream_line(stream: Stream) -> str:
@@ -49,7 +61,10 @@ def _stream_line(stream: Stream) -> str:
         if field.name not in (stream.schema.id, stream.schema.time)
     )
     schema = stream.schema
-    return f"reads {stream.name}: id {schema.id}, time {schema.time}, {in_words(stream.lateness_ms)} late; {fields}"
+    key = f"topic by {stream.entry_key}"
+    return (
+        f"reads {stream.name}: id {schema.id}, time {schema.time}, {in_words(stream.lateness_ms)} late, {key}; {fields}"
+    )
 
 
 def _groups(plan: StreamPlan) -> Iterator[tuple[int, str]]:
