@@ -72,17 +72,25 @@ class TopicBook:
         """Return how many partitions topics have, of all if none are named; missing ones are left out."""
         return self._connection.call(self._connection.partitions(names), "look for topics")
 
-    def make_manifests(self, group: str, partitions: int) -> None:
-        """Make the topic of a group's manifests; it keeps them until they are forgotten, for no newest is too old."""
+    def make_manifests(self, group: str, least: int) -> None:
+        """Make the topic of a group's manifests, with as many partitions as the widest topic that was used so far.
+
+        It keeps them until they are forgotten, for no newest is too old.
+        """
         topic = manifest_topic(group)
         known = self.partitions([topic]).get(topic, 0)
-        if known >= partitions:
+        if known >= least:
             return
-        with self.administration() as admin:
-            if known:
-                admin.add_partitions(topic, partitions)
-            else:
-                admin.create([KafkaTopic(topic, partitions, None, append_time=True)])
+        widest = max([least, *(each.partitions for each in list(self._topics.values()))])
+        try:
+            with self.administration() as admin:
+                if known:
+                    admin.add_partitions(topic, widest)
+                else:
+                    admin.create([KafkaTopic(topic, widest, None, append_time=True)])
+        except LogError:
+            if self.partitions([topic]).get(topic, 0) < least:  # nobody else was faster
+                raise
 
     def columns(self, topic: str) -> pa.Schema:
         """Return what the rows of a topic are; LogError if nobody said so."""

@@ -10,7 +10,7 @@ from connectors.kafka.log import KafkaLog
 from connectors.kafka.messages import Outgoing, read_messages
 from connectors.kafka.settings import KafkaSettings
 from connectors.log import CommitConflictError, LogError, OffsetGoneError
-from tests.kafka_broker import KafkaBroker, fresh
+from tests.kafka_broker import fresh
 
 DECISIONS = pa.schema(
     [("event_id", pa.string()), ("score", pa.float64()), ("why", pa.list_(pa.string())), ("at", pa.int64())],
@@ -266,6 +266,23 @@ def test_many_manifests_are_found_from_the_end(log, topic):
     assert log.forget_manifests(group, 0, 31) == 0
 
 
+def test_manifests_get_as_many_partitions_as_the_topics_have_even_if_all_ask_at_once(kafka):
+    name, group, late = fresh("in"), fresh("app"), fresh("sink")
+    with opened(kafka) as log, opened(kafka) as other:
+        log.create_topic(name, 3)
+        logs = [log, other, other]
+        threads = [threading.Thread(target=logs[p].claim, args=(group, p, 3)) for p in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        with log.transaction(late, 1, 0) as transaction:
+            transaction.put_manifest(b"1")
+        with KafkaAdmin(KafkaSettings((kafka,))) as admin:
+            found = admin.partitions([f"{group}.manifests", f"{late}.manifests"])
+        assert found == {f"{group}.manifests": 3, f"{late}.manifests": 3}
+
+
 def test_a_feed_serves_reads_and_wakes_who_waits(log, topic):
     log.append(topic, 0, [b"a", b"b", b"c"], 0)
     log.start_feed(topic, 0, 1)
@@ -311,78 +328,3 @@ def test_brokers_take_what_is_compressed(kafka, topic, compression):
     with opened(kafka, compression=compression) as log:
         commit(log, fresh("app"), 0, topic, *values)
         assert lines(log, topic) == values
-
-
-@pytest.mark.usefixtures("needs_kafka")
-def test_commits_are_exact_over_stalls_and_restarts_of_the_broker():
-    broker = KafkaBroker()
-    group, topic, written = "app", "in", threading.Event()
-    try:
-        broker.start()
-        with opened(broker.address, timeout_s=1.0) as log:
-            log.create_topic(topic)
-            failed = []
-
-            def work():
-                newest = 0
-                while newest < 150:
-                    try:
-                        commit(log, group, newest, topic, b"%d" % (newest + 1))
-                        newest += 1
-                        written.set()
-                    except LogError as error:
-                        failed.append(str(error))
-                        newest = claimed(log, group, newest)
-
-            worker = threading.Thread(target=work)
-            worker.start()
-            for trouble in (broker.stall, broker.kill):
-                written.clear()
-                assert written.wait(60)
-                trouble()
-                written.clear()
-                written.wait(2.5)  # nothing comes, or one that was on its way
-                broker.resume() if trouble == broker.stall else broker.start()
-            worker.join(120)
-            assert not worker.is_alive()
-            assert lines(log, topic) == [b"%d" % number for number in range(1, 151)]
-            assert [number for number, _ in log.manifests(group, 0, 0)] == list(range(1, 151))
-            assert failed
-            assert all("does not answer" in each or "newest commit is" in each or "refused" in each for each in failed)
-    finally:
-        broker.close()
-
-
-def claimed(log, group, newest):
-    """Claim until the broker is back; at most the one commit whose fate was unknown is new."""
-    while True:
-        try:
-            found = log.claim(group, 0)
-        except LogError:
-            continue
-        assert found in (newest, newest + 1)
-        return found
-
-
-@pytest.mark.usefixtures("needs_kafka")
-def test_who_is_not_allowed_is_told_what_to_do():
-    broker = KafkaBroker(secured=True)
-    try:
-        broker.start()
-        address = broker.address_of("SASL_PLAINTEXT")
-        with opened(broker.address) as log:
-            log.create_topic("in")
-            log.append("in", 0, [b"a"], 0)
-        login = {"security": "SASL_PLAINTEXT", "mechanism": "PLAIN", "user": "bob"}
-        with (
-            KafkaLog(KafkaSettings((address,), password="bob's secret", **login), timeout_s=5) as log,
-            pytest.raises(LogError, match="user 'bob' may not"),
-        ):
-            log.read("in", 0, 0, 1)
-        with (
-            KafkaLog(KafkaSettings((address,), password="wrong", **login), timeout_s=5) as log,
-            pytest.raises(LogError, match="refuses user 'bob'"),
-        ):
-            log.read("in", 0, 0, 1)
-    finally:
-        broker.close()
