@@ -32,6 +32,8 @@ Array = NDArray[np.generic]
 Arrays = dict[str, Array]
 CHUNK_BYTES = 4 << 20  # of an array, before compression
 READ_AT_ONCE = 16  # chunks: stores on the network give them side by side
+# They have no folders to make, and asking for one would make a bucket of a misspelled name.
+OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci"}
 LEVEL = 1  # of zstd: higher ones save a few per cent more and take several times as long
 _MANIFEST = re.compile(r"(?P<commit>\d{12})-(?P<writer>\d{12}\.[0-9a-f]{8})-(?P<digest>[0-9a-f]{64})\.json")
 _WRITER = re.compile(r"\d{12}\.[0-9a-f]{8}")
@@ -112,7 +114,7 @@ class StateStore:
     @property
     def is_local(self) -> bool:
         """Whether it is a folder of this machine: waiting for it changes nothing."""
-        return _is_local(self._fs)
+        return "file" in _protocols(self._fs)
 
     @property
     def layers(self) -> int:
@@ -148,7 +150,8 @@ class StateStore:
         try:
             if self._writer is None:
                 self._writer = f"{commit:012d}.{secrets.token_hex(4)}"
-                self._fs.makedirs(f"{self._root}/{self._writer}", exist_ok=True)
+                if not _protocols(self._fs) & OBJECT_STORES:
+                    self._fs.makedirs(f"{self._root}/{self._writer}", exist_ok=True)
             layer = {name: self._store(each) for name, each in arrays.items()}
             manifest = _Manifest(commit, dict(positions or {}), [layer, *below])
             body = msgspec.json.encode(manifest)
@@ -320,8 +323,8 @@ def open_place(place: Path | str) -> tuple[AbstractFileSystem, str]:
     return fs, root.rstrip("/")
 
 
-def _is_local(fs: AbstractFileSystem) -> bool:
-    return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
+def _protocols(fs: AbstractFileSystem) -> set[str]:
+    return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
 
 
 def _blocks(part: Array) -> Iterator[Array]:
