@@ -30,17 +30,18 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def until(what: Callable[[], Any], seconds: float, why: str) -> Any:
+def until(what: Callable[[], Any], seconds: float, why: str | Callable[[], str]) -> Any:
     """Ask again and again until the answer is true; fail with `why` when it takes too long."""
     ends_s, pause = time.monotonic() + seconds, threading.Event()
     while not (answer := what()):
-        assert time.monotonic() < ends_s, f"after {seconds:g} s: {why}"
+        if time.monotonic() > ends_s:
+            raise AssertionError(f"after {seconds:g} s: {why if isinstance(why, str) else why()}")
         pause.wait(LOOK_EVERY_S)
     return answer
 
 
 def get(url: str) -> str | None:
-    """Return what a URL answers; None if nobody does, or with an error."""
+    """Return what a URL answers; None if nobody does, or with an error's status."""
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
             return str(answer.read().decode())
