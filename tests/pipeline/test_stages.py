@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from connectors.secrets import Tokeniser
 from pipeline import App, Task
+from pipeline.as_served import commits_as_served
 from pipeline.engine import Engine
 from pipeline.stages import CARRIED, FACTS, LINES, ROWS, Stage, stages_of
 from pipeline.verify import verify
@@ -62,6 +63,11 @@ def check(site: Site) -> int:
             found = verify(stage, commits, sample=10_000, tokeniser=Tokeniser(KEY))
             assert found.holds, f"{stage.group} {partition}:\n" + "\n".join(map(str, found.first))
             compared += found.values_checked
+            if stage.decides or any(output.kind != FACTS for output in stage.outputs):
+                served = verify(
+                    stage, commits_as_served(site.app, stage, site.log, partition), 10_000, 0, Tokeniser(KEY)
+                )
+                assert served == found, f"{stage.group} {partition}:\n" + "\n".join(map(str, served.first))
             check_outputs(site, stage, partition, commits)
             check_ledger(site, stage, partition)
     return compared
