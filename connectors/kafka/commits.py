@@ -28,9 +28,11 @@ ABORT_S_MAX = 3.0  # a broker that does not answer by then aborts by itself, aft
 class Owner:
     """Commits for one group and partition; everything here runs on the connection's event loop.
 
-    Before the first commit, and after each that failed, the owner claims its partition: both ids are initialised, the
-    first before the second, which fences whoever owned them and settles what was open. Only then the newest manifest
-    is read. The first commit uses the first id, so of two owners that claim at the same time one fails at once.
+    Before the first commit the owner claims its partition: both ids are initialised, the first before the second, which
+    fences whoever owned them and settles what was open. Only then the newest manifest is read. The first commit uses
+    the first id, so of two owners that claim at the same time one fails at once. After a commit that was aborted the
+    next one claims again; after one that was refused, or whose outcome is unknown, only `claim` does: somebody else may
+    have been given the partition, and is not to be robbed of it.
 
     Args:
         at_least_once: no transactions: outputs first, the manifest when they are written. Nobody is fenced.
@@ -45,7 +47,7 @@ class Owner:
         self._producers = [Producer(connection, each, name) for each in ids]
         self._turn = 0
         self._newest: int | None = None  # None: not claimed
-        self._lost = False
+        self._lost = ""  # why nothing is committed before the next claim
         self._lock = asyncio.Lock()
 
     @property
@@ -61,7 +63,7 @@ class Owner:
     async def claim(self) -> int:
         """Become the owner, whoever was before; return the number of the newest commit, 0 for none."""
         async with self._lock:
-            self._lost = False
+            self._lost = ""
             return await self._claim()
 
     async def _claim(self) -> int:
@@ -81,11 +83,11 @@ class Owner:
 
         Raises:
             CommitConflictError: another owner took over, or committed in between: nothing was written.
-            LogError: it failed. Whether it was written shows after the next claim, which the next commit does.
+            LogError: it failed. Whether it was written shows after the next claim.
         """
         async with self._lock:
             if self._lost:
-                raise self._taken_over(expected)
+                raise self._refused(expected)
             newest = await self._claim() if self._newest is None else self._newest
             if newest != expected:
                 self._newest = None
@@ -109,8 +111,8 @@ class Owner:
                 writes[self.place] = record.batches()
                 offsets = await producer.commit(writes, self._connection.deadline_s)
         except FencedError:
-            self._lost = True
-            raise self._taken_over(expected) from None
+            self._lost = "another process took the partition over, or the broker waited too long"
+            raise self._refused(expected) from None
         except BaseException:
             await self._give_up(producer)
             raise
@@ -121,14 +123,15 @@ class Owner:
         """Abort, so that no reader waits for what is open; if that fails too, the next claim or the broker does it."""
         if self.at_least_once:
             return
+        self._lost = "what came of the last one is unknown"
         with contextlib.suppress(KafkaError, FencedError, OSError, LogError, asyncio.TimeoutError):
-            until_s = self._connection.deadline_s
-            await asyncio.wait_for(producer.abort(until_s), ABORT_S_MAX)
+            await asyncio.wait_for(producer.abort(self._connection.deadline_s), ABORT_S_MAX)
+            self._lost = ""
 
-    def _taken_over(self, expected: int) -> CommitConflictError:
+    def _refused(self, expected: int) -> CommitConflictError:
         return CommitConflictError(
-            f"app {self.group!r}, partition {self.partition}: commit {expected + 1} was refused, for another process "
-            f"took the partition over, or the broker waited too long; claim it anew, or stop"
+            f"app {self.group!r}, partition {self.partition}: commit {expected + 1} was refused, for {self._lost}; "
+            f"claim the partition anew, or stop"
         )
 
 

@@ -80,7 +80,8 @@ class KafkaLog:
 
     Args:
         settings: where Kafka is, and security.
-        sealer: encrypts the values of topics that are created with `sealed=True`, each by itself.
+        sealer: encrypts what is written here to topics that are created with `sealed=True`, each value by itself; what
+            others write to them is read as it is.
         rows: topic -> schema, as of `create_topic`, for topics that are read and not created here.
         at_least_once: commits without transactions: outputs are written before the manifest.
         compression: of what is written: none, gzip, snappy or zstd; all that producers use can be read.
@@ -180,7 +181,8 @@ class KafkaLog:
         """Become the one who commits for a group and partition, whoever it was; return the newest commit.
 
         Everybody else's next commit fails, and what was open is settled, so that `manifest` says what holds. The first
-        transaction does the same by itself; after another owner took over, only this does.
+        transaction does the same by itself; after another owner took over, or a commit whose outcome is unknown, only
+        this does.
 
         Args:
             partitions: how many the topic of manifests gets if it is not there: as many as the input has.

@@ -70,7 +70,8 @@ class TopicBook:
 
     def partitions(self, names: list[str]) -> dict[str, int]:
         """Return how many partitions topics have, of all if none are named; missing ones are left out."""
-        return self._connection.call(self._connection.partitions(names), "look for topics")
+        doing = f"look at topic {names[0]!r}" if names else "list topics"
+        return self._connection.call(self._connection.partitions(names), doing)
 
     def make_manifests(self, group: str, least: int) -> None:
         """Make the topic of a group's manifests, with as many partitions as the widest topic that was used so far.

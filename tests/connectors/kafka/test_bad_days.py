@@ -6,7 +6,7 @@ import pytest
 
 from connectors.kafka.log import KafkaLog
 from connectors.kafka.settings import KafkaSettings
-from connectors.log import LogError
+from connectors.log import CommitConflictError, LogError
 from tests.kafka_broker import KafkaBroker
 
 
@@ -80,6 +80,28 @@ def claimed(log, group, newest):
 
 
 @pytest.mark.usefixtures("needs_kafka")
+def test_after_a_commit_of_unknown_outcome_nothing_is_committed_before_a_claim():
+    broker = KafkaBroker()
+    try:
+        broker.start()
+        with opened(broker.address, timeout_s=1.0) as log:
+            log.create_topic("in")
+            commit(log, "app", 0, "in", b"1")
+            broker.stall()
+            with pytest.raises(LogError, match="does not answer"):
+                commit(log, "app", 1, "in", b"2")
+            with pytest.raises(CommitConflictError, match="commit 2 was refused, for what came of the last one is unk"):
+                commit(log, "app", 1, "in", b"too early")
+            broker.resume()
+            newest = claimed(log, "app", 1)
+            commit(log, "app", newest, "in", b"last")
+            assert lines(log, "in") == ([b"1", b"last"] if newest == 1 else [b"1", b"2", b"last"])
+            assert [number for number, _ in log.manifests("app", 0, 0)] == list(range(1, newest + 2))
+    finally:
+        broker.close()
+
+
+@pytest.mark.usefixtures("needs_kafka")
 def test_who_is_not_allowed_is_told_what_to_do():
     broker = KafkaBroker(secured=True)
     try:
@@ -91,7 +113,7 @@ def test_who_is_not_allowed_is_told_what_to_do():
         login = {"security": "SASL_PLAINTEXT", "mechanism": "PLAIN", "user": "bob"}
         with (
             KafkaLog(KafkaSettings((address,), password="bob's secret", **login), timeout_s=5) as log,
-            pytest.raises(LogError, match="user 'bob' may not"),
+            pytest.raises(LogError, match="user 'bob' may not look at topic 'in'"),
         ):
             log.read("in", 0, 0, 1)
         with (
