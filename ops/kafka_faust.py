@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import faust
@@ -74,7 +73,7 @@ class GroupMember(faust.App):
         self.steered = frozenset(topics)
         self._log, self._full = log, set[TP]()
         self._on_revoked, self._on_assigned, self._on_gone = on_revoked, on_assigned, on_gone
-        self.agent(self.topic(*topics, value_serializer="raw", acks=False), name="feed")(self._feed)  # type: ignore[arg-type]
+        self.agent(self.topic(*topics, acks=False), name="inputs")(_nothing)  # type: ignore[arg-type]
         self.on_partitions_revoked.connect(self._revoked)  # type: ignore[arg-type]
         self.on_partitions_assigned.connect(self._assigned)  # type: ignore[arg-type]
 
@@ -86,18 +85,25 @@ class GroupMember(faust.App):
         consumer: Any = self.consumer
         return consumer
 
-    async def _feed(self, stream: AsyncIterator[Any]) -> None:
-        async for event in stream.events():  # type: ignore[attr-defined]
-            tp, batch = event.message.tp, event.message.value
-            if self.reader.is_current(tp, batch):
-                self._take(tp, batch)
+    def reads_from(self, tp: TP, offset: int) -> None:
+        """Let the log expect what comes (called by the transport)."""
+        self._full.discard(tp)
+        self._log.start_feed(tp.topic, tp.partition, offset)
 
-    def _take(self, tp: TP, batch: Batch) -> None:
+    def take(self, tp: TP, batch: Batch) -> bool:
+        """Bring a batch to the log; False if that has enough for now (called by the transport)."""
         if not self._log.feed(tp.topic, tp.partition, batch.messages, batch.last_stable):
-            return
+            return False  # the partition is being let go
         if self._log.is_full(tp.topic, tp.partition):
             self._full.add(tp)
-            self.reader.close_partitions([tp])
+            if self._log.is_full(tp.topic, tp.partition):  # still: nobody made room before it was noted
+                return False
+            self._full.discard(tp)
+        return True
+
+    def gone(self, tp: TP, offset: int) -> None:
+        """Tell of a position that retention removed (called by the transport)."""
+        self._on_gone(tp, offset)
 
     async def _revoked(self, sender: object, revoked: Iterable[TP], **_: object) -> None:
         await self._on_revoked(self._numbers(revoked))
@@ -108,67 +114,44 @@ class GroupMember(faust.App):
     def _numbers(self, tps: Iterable[TP]) -> set[int]:
         return {tp.partition for tp in tps if tp.topic in self.steered}
 
-    async def on_offsets_gone(self, gone: dict[TP, int]) -> None:
-        """Tell of positions that retention removed (called by the transport)."""
-        for tp, offset in gone.items():
-            self._on_gone(tp, offset)
-
-    def begin(self, places: Places) -> None:
-        """Bring what comes from these offsets on; in the loop."""
-        for (topic, partition), offset in places.items():
-            self._full.discard(TP(topic, partition))
-            self._log.start_feed(topic, partition, offset)
-        self.reader.start_at({TP(*place): offset for place, offset in places.items()})
-
-    def halt(self, places: Places) -> None:
-        """Bring nothing more; in the loop."""
-        self.reader.close_partitions([TP(*place) for place in places])
-
-    def relieve(self) -> None:
-        """Open what the log has room for again; in the loop."""
-        open_again = [tp for tp in self._full if not self._log.is_full(tp.topic, tp.partition)]
-        self._full.difference_update(open_again)
-        if open_again:
-            self.reader.open_partitions(open_again)
-
-    @property
-    def full(self) -> set[TP]:
-        """What is held back because the log is full."""
-        return self._full
+    def relieve(self, places: Places) -> None:
+        """Open what the log has room for again; any thread may call."""
+        if not self._full:
+            return
+        for tp in [TP(*place) for place in places]:
+            if tp in self._full and not self._log.is_full(tp.topic, tp.partition):
+                self._full.discard(tp)
+                self.reader.open_partitions([tp])
 
     def _create_directories(self) -> None:
         """Make none: nothing of Faust's is kept."""
 
 
-class LoopReading:
-    """A partition's hold on its reading, from its thread; whoever is the member at the moment does it in the loop."""
+async def _nothing(stream: AsyncIterable[object]) -> None:
+    """Subscribe: Faust waits for an agent before it reads anything; batches of steered topics go past it."""
+    async for _ in stream:
+        pass
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, log: KafkaLog, member: Callable[[], GroupMember | None]
-    ) -> None:
-        self._loop, self._log, self._member = loop, log, member
+
+class MemberReading:
+    """A partition's hold on its reading, from its thread; whoever is the member at the moment does it."""
+
+    def __init__(self, log: KafkaLog, member: Callable[[], GroupMember | None]) -> None:
+        self._log, self._member = log, member
 
     def begin(self, places: Places) -> None:
         """Bring what comes from these offsets on."""
-        self._do(lambda member: member.begin(places))
+        if member := self._member():
+            member.reader.start_at({TP(*place): offset for place, offset in places.items()})
 
     def halt(self, places: Places) -> None:
         """Bring nothing more."""
         for topic, partition in places:
             self._log.stop_feed(topic, partition)
-        self._do(lambda member: member.halt(places))
+        if member := self._member():
+            member.reader.close_partitions([TP(*place) for place in places])
 
     def relieve(self, places: Places) -> None:
         """Go on where the log was full, and is not any more."""
-        member = self._member()
-        if member is not None and member.full:
-            self._do(GroupMember.relieve)
-
-    def _do(self, work: Callable[[GroupMember], None]) -> None:
-        def now() -> None:
-            member = self._member()
-            if member is not None:
-                work(member)
-
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(now)
+        if member := self._member():
+            member.relieve(places)

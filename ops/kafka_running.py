@@ -66,11 +66,11 @@ def run_on_kafka(app: App, settings: Settings, how: KafkaRun, note: Note) -> lis
         ValueError: something must be mended before it can run, in one sentence.
     """
     partitions = checked_partitions(app, how.kafka)
-    tokeniser, sealer = settings.secrets(app)
-    if tokeniser is None and any(stream.schema.has_sensitive for stream in app.streams.values()):
-        raise SettingsError(
-            f"app {app.name!r} has sensitive fields, and all its workers need the same key; set PELTON_KEY"
-        )
+    new_key = not settings.key and not settings.key_file.exists()
+    tokeniser, sealer = settings.secrets(app, make=True)
+    if tokeniser is not None and not settings.key:
+        made = "made" if new_key else "used"
+        note(f"key {made}: {settings.key_file}; all workers of an app need the same: elsewhere set PELTON_KEY instead")
     with ExitStack() as stack:
         log = stack.enter_context(KafkaLog(how.kafka, sealer, at_least_once=how.at_least_once))
         create_topics(app, log, partitions)

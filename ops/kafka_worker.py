@@ -15,7 +15,7 @@ from connectors.kafka.settings import KafkaSettings
 from connectors.log import LogError
 from kernels.compiled import load_imported
 from ops.beside import Following, Learning, quick_to_answer
-from ops.kafka_faust import SESSION_S, GroupMember, LoopReading
+from ops.kafka_faust import SESSION_S, GroupMember, MemberReading
 from ops.kafka_partition import PartitionRun
 from ops.mistakes import in_a_sentence
 from pipeline.app import App
@@ -127,7 +127,7 @@ class KafkaRunner:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         if self._stopping.is_set():
             return
-        self._reading = LoopReading(self._loop, self._log, lambda: self._member)
+        self._reading = MemberReading(self._log, lambda: self._member)
         again_s = REJOIN_S
         while not self._stop.is_set():
             began_s = time.monotonic()

@@ -97,7 +97,7 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka has no types
     async def poll(
         self, places: Collection[tuple[str, int]], timeout_s: float, limit: int
     ) -> dict[TopicPartition, Fetched]:
-        """Return what is there of these partitions, waiting for something at most so long.
+        """Return what is there of these partitions, waiting for something at most so long, or until a rebalance.
 
         Args:
             places: looked at whenever something comes: they may change while a poll waits.
@@ -107,9 +107,12 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka has no types
             KafkaError: the broker refused a partition.
         """
         until_s = time.monotonic() + timeout_s
+        if self._subscriptions.reassignment_in_progress:
+            await self._subscriptions.wait_for_assignment()
+        assigned = self._subscriptions.subscription.assignment
         while True:
-            if self._subscriptions.reassignment_in_progress:
-                await self._subscriptions.wait_for_assignment()
+            if self._subscriptions.subscription.assignment is not assigned:
+                return {}  # who called may have been told to read from elsewhere, and must ask again
             drained: dict[TopicPartition, Fetched] = {}
             for tp in [tp for tp in self._records if tp in places]:
                 each = self._records[tp]

@@ -4,18 +4,19 @@
 
 - The value of a message is a `Batch` of columns, values and keys, headers and times; its offset the last one.
 - Readers see committed records only.
-- Topics named in the app's attribute `steered` are read from where `start_at` says, and not before. All others begin
-  at the group's offsets, as with Faust; declare steered ones with `acks=False`, so that it commits nothing for them.
-- `close_partitions` and `open_partitions` hold a partition back and let it go on; what was fetched is not lost.
 - A position that retention removed is an error, never a silent jump.
+- Steered topics, those of an app that is a `Steering`, are read from where `Consumer.start_at` says, and not before.
+  Their batches do not take Faust's way through streams, which drops what is on its way when a rebalance begins, and
+  goes back to the group's offsets afterwards: the app gets them at once, in the thread that fetched them.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from time import monotonic
+from typing import Any, Protocol, runtime_checkable
 
 import aiokafka
 from aiokafka.errors import ConsumerStoppedError, IllegalStateError, KafkaError, OffsetOutOfRangeError
@@ -41,15 +42,33 @@ class Batch:
     Attributes:
         messages: committed ones in order; none, where only markers of transactions were passed over.
         last_stable: the partition's end for readers of committed messages, as far as is known.
-        seek: of the position they were read from on: see `Consumer.is_current`.
     """
 
     messages: Messages
     last_stable: int
-    seek: int = 0
 
     def __len__(self) -> int:
         return len(self.messages)
+
+
+@runtime_checkable
+class Steering(Protocol):
+    """An app that says from where some topics are read; called in the consumer's thread, so it must not wait.
+
+    Attributes:
+        steered: names of these topics.
+    """
+
+    steered: frozenset[str]
+
+    def reads_from(self, tp: TP, offset: int) -> None:
+        """Expect batches of this partition, from this offset on without a gap."""
+
+    def take(self, tp: TP, batch: Batch) -> bool:
+        """Take a batch; False holds the partition back until `Consumer.open_partitions`."""
+
+    def gone(self, tp: TP, offset: int) -> None:
+        """Learn that retention removed the position of a partition; nothing is read there any more."""
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -59,7 +78,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._seeks: defaultdict[TopicPartition, int] = defaultdict(int)
+        self._open: set[tuple[str, int]] = set()  # only what is in here is given out by polls
 
     def _create_worker_consumer(self, transport: Any) -> ColumnConsumer:
         conf = self.app.conf
@@ -91,45 +110,73 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """Hold the steered partitions before anything of them is fetched."""
         steered = [_plain(tp) for tp in assigned if self.consumer.is_steered(tp)]
         self._ensure_consumer().pause(*steered)
+        self._open.clear()
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def _fetch_records(  # type: ignore[override]  # whole batches instead of lists
         self, consumer: Any, active_partitions: Any, timeout: float | None = None, max_records: int | None = None
     ) -> dict[TopicPartition, Batch]:
-        if not self.consumer.flow_active:
-            return {}
-        if consumer._closed:
-            raise ConsumerStoppedError
-        found = await consumer.poll(active_partitions, timeout or 0.0, max_records)
-        return {tp: Batch(each.messages, each.last_stable, self._seeks[tp]) for tp, each in found.items()}
+        """Return batches of Faust's own topics, and let the app take the others meanwhile."""
+        until_s = monotonic() + (timeout or 0.0)
+        while self.consumer.flow_active and (left_s := until_s - monotonic()) > 0:
+            if consumer._closed:
+                raise ConsumerStoppedError
+            try:
+                found = await consumer.poll(self._open, left_s, max_records)
+            except OffsetOutOfRangeError as error:
+                self._gone(error)
+                continue
+            batches = {tp: Batch(each.messages, each.last_stable) for tp, each in found.items()}
+            for tp in [tp for tp in batches if self.consumer.is_steered(tp)]:
+                if not self.consumer.steering.take(TP(*tp), batches.pop(tp)):
+                    self._open.discard(tp)
+            if batches:
+                return batches
+        return {}
 
-    def start_at(self, positions: Mapping[TP, tuple[int, int]]) -> None:
-        """Read each partition from an offset on; the number beside it names this seek. Any thread may call."""
-        self.thread_loop.call_soon_threadsafe(self._start_at, dict(positions))
+    def _gone(self, error: OffsetOutOfRangeError) -> None:
+        """Tell the app which positions retention removed; of Faust's own topics it is an error."""
+        for tp, offset in error.args[0].items():
+            if not self.consumer.is_steered(tp):
+                raise error
+            self._open.discard(tp)
+            self.consumer.steering.gone(TP(*tp), offset)
 
-    def _start_at(self, positions: Mapping[TP, tuple[int, int]]) -> None:
+    def do(self, work: Callable[..., None], *arguments: object) -> None:
+        """Let something happen in this thread, between two polls; any thread may call."""
+        with contextlib.suppress(RuntimeError):  # it has ended
+            self.thread_loop.call_soon_threadsafe(work, *arguments)
+
+    def start_at(self, positions: Mapping[TP, int]) -> None:
+        """Read partitions from these offsets on (in this thread)."""
         consumer = self._ensure_consumer()
-        for tp, (offset, seek) in positions.items():
+        for tp, offset in positions.items():
             try:
                 consumer.seek(_plain(tp), offset)
                 consumer.resume(_plain(tp))
             except IllegalStateError:  # taken away in between
                 continue
-            self._seeks[_plain(tp)] = seek
+            self.consumer.steering.reads_from(tp, offset)
+            self._open.add(tp)
         consumer.wake()
 
-    def wake(self) -> None:
-        """Let a poll that waits look again; any thread may call."""
-        self.thread_loop.call_soon_threadsafe(self._ensure_consumer().wake)
+    def close_partitions(self, partitions: Iterable[TP]) -> None:
+        """Give nothing out of these (in this thread)."""
+        self._open.difference_update(partitions)
+
+    def open_partitions(self, partitions: Iterable[TP]) -> None:
+        """Let partitions go on (in this thread)."""
+        self._open.update(tp for tp in partitions if tp in self.assignment())
+        self._ensure_consumer().wake()
 
     def is_at_end(self, tp: TP) -> bool:
         """Whether nothing committed was left when the broker was last asked."""
         consumer = self._ensure_consumer()
         subscription = consumer._subscription.subscription
         assignment = subscription.assignment if subscription is not None else None
-        if assignment is None or tp not in assignment.tps or _plain(tp) in consumer._fetcher._records:
+        if assignment is None or tp not in assignment.tps or tp in consumer._fetcher._records:
             return False
-        state = assignment.state_value(_plain(tp))
+        state = assignment.state_value(tp)
         return bool(state.has_valid_position and state.lso is not None and state.position >= state.lso)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
@@ -165,58 +212,35 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """Do nothing: what Faust takes for slow is a partition that is held back."""
 
 
-class _ReadOffsets(defaultdict[TP, int | None]):
-    """Up to where was read: Faust silently drops messages from before; a steered partition may go back."""
-
-    def __init__(self, consumer: Consumer) -> None:
-        super().__init__(lambda: None)
-        self._consumer = consumer
-
-    def __setitem__(self, tp: TP, offset: int | None) -> None:
-        if not self._consumer.is_steered(tp):
-            super().__setitem__(tp, offset)
-
-
 class Consumer(driver.Consumer):
     """Brings batches to the topics' streams."""
 
     _thread: ConsumerThread
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._steered: frozenset[str] = frozenset(getattr(self.app, "steered", ()))
-        self._read_offset = _ReadOffsets(self)
-        self._open: set[tuple[str, int]] = set()
-        self._seek_of: defaultdict[TP, int] = defaultdict(int)
-
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
+    @property
+    def steering(self) -> Steering:
+        """The app, as who steers."""
+        assert isinstance(self.app, Steering)
+        return self.app
+
     def is_steered(self, tp: TP) -> bool:
         """Whether its position is told by `start_at`."""
-        return tp.topic in self._steered
+        return tp.topic in getattr(self.app, "steered", ())
 
     def start_at(self, positions: Mapping[TP, int]) -> None:
-        """Read steered partitions from these offsets on; what was fetched before is no longer current."""
-        told = {}
-        for tp, offset in positions.items():
-            self._seek_of[tp] += 1
-            told[tp] = (offset, self._seek_of[tp])
-        self._thread.start_at(told)
-        self._open.update(positions)
-
-    def is_current(self, tp: TP, batch: Batch) -> bool:
-        """Whether a batch is of the position that the partition was last told, so that nothing lies between."""
-        return batch.seek == self._seek_of[tp]
+        """Read steered partitions from these offsets on; any thread may call, as of the next two."""
+        self._thread.do(self._thread.start_at, dict(positions))
 
     def close_partitions(self, partitions: Iterable[TP]) -> None:
-        """Hold partitions back; a poll that is on its way may still bring a batch."""
-        self._open.difference_update(partitions)
+        """Hold partitions back; what was fetched is kept for later."""
+        self._thread.do(self._thread.close_partitions, set(partitions))
 
     def open_partitions(self, partitions: Iterable[TP]) -> None:
         """Let partitions go on where they were held."""
-        self._open.update(partitions)
-        self._thread.wake()
+        self._thread.do(self._thread.open_partitions, set(partitions))
 
     def is_at_end(self, tp: TP) -> bool:
         """Whether everything committed was fetched when the broker was last asked, and given on by polls."""
@@ -226,17 +250,10 @@ class Consumer(driver.Consumer):
         """Commit offsets of the group, for tools that show lag; False if that is not possible now."""
         return await self._thread.note(offsets)
 
-    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Stop reading, then let the app know."""
-        self._open.difference_update(revoked)
-        for tp in revoked:
-            self._seek_of[tp] += 1
-        await super().on_partitions_revoked(revoked)
-
     def resume_partitions(self, tps: Iterable[TP]) -> None:
         """Let Faust resume what is not steered."""
         super().resume_partitions(tps)
-        self.open_partitions(tp for tp in tps if not self.is_steered(tp))
+        self.open_partitions([tp for tp in tps if not self.is_steered(tp)])
 
     def pause_partitions(self, tps: Iterable[TP]) -> None:
         """Hold partitions back for Faust."""
@@ -247,7 +264,7 @@ class Consumer(driver.Consumer):
     def on_buffer_full(self, tp: TP) -> None:
         """Hold a partition back whose stream is full."""
         super().on_buffer_full(tp)
-        self._open.discard(tp)
+        self.close_partitions([tp])
 
     def on_buffer_drop(self, tp: TP) -> None:
         """Let it go on."""
@@ -262,25 +279,11 @@ class Consumer(driver.Consumer):
         if self.should_stop:
             return
         generation = self.app.consumer_generation_id
-        try:
-            # the set itself: it may change while a poll waits
-            batches = await self._getmany(self._open, timeout)  # type: ignore[arg-type]
-        except OffsetOutOfRangeError as error:
-            await self._gone(error)
-            return
+        batches = await self._getmany(None, timeout)
         for tp, batch in batches.items():
             if not self.flow_active or generation != self.app.consumer_generation_id:
-                return  # a rebalance: who gets the partitions reads them again
+                return  # a rebalance: who gets the partitions reads them again, from the group's offsets
             yield TP(*tp), self._to_message(TP(*tp), batch)  # type: ignore[arg-type]
-
-    async def _gone(self, error: OffsetOutOfRangeError) -> None:
-        """Tell the app which positions retention removed; without one that listens it is an error."""
-        gone = {TP(*tp): offset for tp, offset in error.args[0].items()}
-        tell = getattr(self.app, "on_offsets_gone", None)
-        if tell is None:
-            raise error
-        self.close_partitions(gone)
-        await tell(gone)
 
     def _to_message(self, tp: TP, record: Batch) -> ConsumerMessage:
         times_ms = record.messages.times_ms

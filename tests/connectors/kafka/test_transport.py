@@ -30,7 +30,10 @@ class Reader(faust.App):
         self.batches: list[tuple[TP, transport.Batch]] = []
         self.came: dict[int, list[int]] = defaultdict(list)
         self.owned: set[TP] = set()
-        self.gone: dict[TP, int] = {}
+        self.next: dict[int, int] = {}
+        self.began: list[int] = []  # how much had come whenever it was read from somewhere else
+        self.holds = False  # each batch closes its partition
+        self.told_gone: dict[TP, int] = {}
         self.agent(self.topic(topic, value_serializer="raw", acks=not steered))(self._keep)
         self.on_partitions_assigned.connect(self._assigned)
 
@@ -39,18 +42,27 @@ class Reader(faust.App):
 
     async def _keep(self, stream: AsyncIterator) -> None:
         async for event in stream.events():
-            tp, batch = event.message.tp, event.message.value
-            if not self.steered or self.consumer.is_current(tp, batch):
-                self.batches.append((tp, batch))
-                self.came[tp.partition] += batch.messages.offsets.tolist()
+            self.take(event.message.tp, event.message.value)
 
     async def _assigned(self, sender: object, assigned: set[TP], **_: object) -> None:
         self.owned = assigned
         if self.steered:
             self.consumer.start_at({tp: (self.came[tp.partition] or [-1])[-1] + 1 for tp in assigned})
 
-    async def on_offsets_gone(self, gone: dict[TP, int]) -> None:
-        self.gone |= gone
+    def reads_from(self, tp: TP, offset: int) -> None:
+        self.next[tp.partition] = offset
+        self.began.append(len(self.came[tp.partition]))
+
+    def take(self, tp: TP, batch: transport.Batch) -> bool:
+        if self.steered:
+            assert batch.messages.start == self.next[tp.partition]
+            self.next[tp.partition] = batch.messages.end
+        self.batches.append((tp, batch))
+        self.came[tp.partition] += batch.messages.offsets.tolist()
+        return not self.holds
+
+    def gone(self, tp: TP, offset: int) -> None:
+        self.told_gone[tp] = offset
 
 
 @contextlib.asynccontextmanager
@@ -176,6 +188,23 @@ def test_a_closed_partition_waits_and_goes_on_where_it_was(kafka):
     assert reader.came == {0: list(range(300)), 1: list(range(300))}
 
 
+def test_who_takes_a_batch_may_hold_the_partition_back(kafka):
+    topic = made_topic(kafka, 1)
+    reader = Reader(topic, kafka, topic, broker_max_poll_records=100)
+    reader.holds = True
+
+    async def test() -> None:
+        async with producing(kafka) as producer, running(reader):
+            await fill(producer, topic, 0, 1000)
+            for count in range(1, 11):
+                await until(lambda count=count: len(reader.came[0]) >= count * 100)
+                assert len(reader.came[0]) == count * 100
+                reader.consumer.open_partitions([TP(topic, 0)])
+
+    run(test)
+    assert reader.came == {0: list(range(1000))}
+
+
 def test_going_back_brings_everything_again_and_nothing_of_before(kafka):
     topic = made_topic(kafka, 1)
     reader = Reader(topic, kafka, topic, broker_max_poll_records=100)
@@ -183,14 +212,17 @@ def test_going_back_brings_everything_again_and_nothing_of_before(kafka):
     async def test() -> None:
         async with producing(kafka) as producer, running(reader):
             await fill(producer, topic, 0, 2000)
-            for _ in range(5):
-                await until(lambda: len(reader.came[0]) >= 500)
-                reader.came[0].clear()
+            for count in range(1, 6):
                 reader.consumer.start_at({TP(topic, 0): 150})
-            await until(lambda: len(reader.came[0]) >= 1850)
+                await until(
+                    lambda count=count: len(reader.began) > count and len(reader.came[0]) > reader.began[-1] + 300
+                )
+            await until(lambda: reader.came[0][-1] == 1999)
 
     run(test)
-    assert reader.came[0] == list(range(150, 2000))
+    assert reader.came[0][reader.began[-1] :] == list(
+        range(150, 2000)
+    )  # each batch followed the one before: see `take`
 
 
 def test_a_position_that_retention_removed_is_told_not_jumped_over(kafka):
@@ -206,10 +238,10 @@ def test_a_position_that_retention_removed_is_told_not_jumped_over(kafka):
             admin.delete_records({TopicPartition(topic, 0): 5})
             admin.close()
             async with running(reader):
-                await until(lambda: reader.gone)
+                await until(lambda: reader.told_gone)
 
     run(test)
-    assert reader.gone == {TP(topic, 0): 0}
+    assert reader.told_gone == {TP(topic, 0): 0}
     assert reader.came[0] == []
 
 
