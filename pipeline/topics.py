@@ -44,7 +44,7 @@ def create_topics(app: App, log: Log, partitions: int = 1) -> None:
             if each.kind == LINES:
                 log.create_topic(each.topic, partitions, sealed=each.schema.has_sensitive)
     for name in internal_topics(stages):
-        log.create_topic(name, partitions)
+        log.create_topic(name, partitions, rows=pa.schema([]))  # batches that carry their own schema
     log.create_topic(decisions_topic(app.name), partitions, rows=decisions_schema(app))
     log.create_topic(dead_topic(app.name), partitions, rows=dead_letters.SCHEMA.with_metadata({"value": "raw"}))
 
