@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import random
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from connectors.log import Log
+from connectors.log import Log, TopicInfo
 from connectors.memory_log import MemoryLog
 from connectors.partitions import partitions_of
+from connectors.records import Records
 from connectors.secrets import Sealer, Tokeniser
 from pipeline.app import App
 from pipeline.arrivals import Arrival
@@ -35,6 +38,53 @@ class KeepsManifests(MemoryLog):
     def forget_manifests(self, *which: object) -> int:
         """Keep them."""
         return 0
+
+
+class GappyLog(KeepsManifests):
+    """A log whose offsets have gaps, as those of Kafka have: lines stand at every third, stored batches far apart.
+
+    Behind the last record there is nothing for a while before `end`.
+    """
+
+    def __init__(self, sealer: Sealer | None = None) -> None:
+        """Begin without topics."""
+        super().__init__(sealer)
+        self._of_rows: set[str] = set()
+
+    def create_topic(self, name: str, *some: Any, rows: pa.Schema | None = None, **more: Any) -> TopicInfo:
+        """Make a topic, and note which ones hold rows."""
+        if rows is not None:
+            self._of_rows.add(name)
+        return super().create_topic(name, *some, rows=rows, **more)
+
+    def _inside(self, topic: str, offset: int) -> int:
+        return offset // 10_000 + offset % 10_000 if topic in self._of_rows else max(0, -(-(offset - 5) // 3))
+
+    def _outside(self, topic: str, partition: int, offset: int) -> int:
+        if topic not in self._of_rows:
+            return 3 * offset + 5
+        bases = [base for base, _ in self._partitions[topic, partition].stored]
+        base = bases[bisect_right(bases, offset) - 1] if bases else offset
+        return base * 10_000 + offset - base
+
+    def read(self, topic: str, partition: int, offset: int, limit: int) -> Records:
+        """Read lines."""
+        records = super().read(topic, partition, min(self._inside(topic, offset), super().end(topic, partition)), limit)
+        return replace(records, offsets=3 * records.offsets + 5)
+
+    def read_rows(self, topic: str, partition: int, offset: int, limit: int) -> list[tuple[int, pa.RecordBatch]]:
+        """Read rows."""
+        found = super().read_rows(topic, partition, self._inside(topic, offset), limit)
+        return [(self._outside(topic, partition, first), rows) for first, rows in found]
+
+    def begin(self, topic: str, partition: int) -> int:
+        """Return a position at or before the first record."""
+        return 0
+
+    def end(self, topic: str, partition: int) -> int:
+        """Return a position behind the last record, with nothing between."""
+        end = super().end(topic, partition)
+        return end * 10_000 if topic in self._of_rows else 3 * end + 7
 
 
 @dataclass

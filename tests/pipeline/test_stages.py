@@ -10,14 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.secrets import Tokeniser
+from connectors.secrets import Sealer, Tokeniser
+from connectors.sqlite_log import SqliteLog
 from pipeline import App, Task
 from pipeline.as_served import commits_as_served
+from pipeline.decisions import Served
 from pipeline.engine import Engine
+from pipeline.errors import PeltonError
+from pipeline.live import workers_of
 from pipeline.stages import CARRIED, FACTS, LINES, ROWS, Stage, stages_of
+from pipeline.topics import count_partitions, topics_of
 from pipeline.verify import verify
 from tests.pipeline.made_up import Shape, made_up_features, made_up_records, same_bits, world_of
-from tests.pipeline.several import KEY, Site, entrance_lines, matrix_of
+from tests.pipeline.several import KEY, GappyLog, KeepsManifests, Site, entrance_lines, matrix_of
 
 seeds = st.integers(0, 1_000_000)
 TOPIC_KEYS = {
@@ -124,6 +129,47 @@ def test_every_stage_is_that_of_the_oracle(tmp_path_factory, seed, partitions, l
     run(site, seed, events=80, lateness_ms=lateness_ms)
     assert check(site) > 0
     check_decided_once(site)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_offsets_with_gaps_change_nothing(tmp_path, seed):
+    for partitions in (1, 3):
+        folder = tmp_path / str(partitions)
+        site = Site(made_up_app(seed, 100, None), partitions, folder, GappyLog(Sealer(KEY)))
+        run(site, seed, events=60, lateness_ms=100)
+        assert check(site) > 0
+        check_decided_once(site)
+
+
+def test_stages_run_on_the_embedded_log(tmp_path):
+    with SqliteLog(tmp_path / "log.db", Sealer(KEY)) as log:
+        site = Site(made_up_app(3, 100, None), 2, tmp_path / "state", log)
+        run(site, 3, events=60, lateness_ms=100)
+        check_decided_once(site)
+        for stage in site.stages:
+            for partition in range(2):
+                check_ledger(site, stage, partition)
+
+
+def test_workers_of_an_app_are_those_of_all_its_stages_and_partitions(tmp_path):
+    site = Site(made_up_app(1, 100, None), 3, tmp_path)
+    some = (tmp_path, lambda task: Served(), lambda: 0, lambda: 0.0, Tokeniser(KEY), Sealer(KEY))
+    found = workers_of(site.app, site.log, *some)
+    assert [(each.group, each.partition) for each in found] == list(site.workers)
+    assert {each.partition for each in workers_of(site.app, site.log, *some, partitions=[1])} == {1}
+    assert {topic for each in found for topic, _ in each.waits_for()} == set(topics_of(site.stages))
+
+
+def test_topics_of_different_sizes_are_refused(tmp_path):
+    log = KeepsManifests()
+    log.create_topic("payments", 3)
+    app = settled_app({}, "string")
+    with pytest.raises(PeltonError, match="topic 'logins' is not in the log; create the app's topics first"):
+        count_partitions(app, log)
+    log.create_topic("logins", 3)
+    log.create_topic("frauds", 2)
+    with pytest.raises(PeltonError, match=r"differ in their partitions: payments has 3, logins has 3, frauds has 2"):
+        count_partitions(app, log)
 
 
 def test_first_stages_have_the_bits_of_a_local_run_over_the_same_partition(tmp_path: Path):
