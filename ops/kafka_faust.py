@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import faust
+import pyarrow as pa
 from faust.types import TP
 
+from connectors.kafka.codec import message_offset
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.transport import SCHEME, Batch, Consumer
+from ops.kafka_agents import Agents
 from ops.kafka_partition import Places
 
 if TYPE_CHECKING:
@@ -19,8 +22,10 @@ if TYPE_CHECKING:
 SESSION_S = 10.0  # a worker that is not heard of for so long loses its partitions
 HEARTBEATS = 5  # in a session
 REBALANCE_S = 60.0  # everybody has finished a batch by then
-NEVER_S = 86_400.0  # Faust commits by timer what its own agents took; ours is committed with the manifest
+AGENTS_COMMIT_S = 1.0  # Faust commits by timer what agents took; what decides is committed with its manifest
 POLL_RECORDS_MAX = 32_768
+
+ARROW = pa.schema([])  # any schema without metadata: see KafkaLog.create_topic
 
 Rebalanced = Callable[[set[int]], Awaitable[None]]
 
@@ -39,6 +44,7 @@ class GroupMember(faust.App):
         on_revoked: awaited with the partitions that must be let go, before anybody else gets them.
         on_assigned: awaited with all that are ours now; quickly: no heartbeat is sent meanwhile.
         on_gone: told of a partition whose position retention removed.
+        agents: of the app.
         session_s: how long a silent worker keeps its partitions.
     """
 
@@ -51,6 +57,7 @@ class GroupMember(faust.App):
         on_revoked: Rebalanced,
         on_assigned: Rebalanced,
         on_gone: Callable[[TP, int], None],
+        agents: Agents,
         session_s: float = SESSION_S,
     ) -> None:
         arguments = settings.faust()
@@ -63,7 +70,7 @@ class GroupMember(faust.App):
             broker_request_timeout=max(90.0, session_s),
             broker_rebalance_timeout=REBALANCE_S,
             broker_max_poll_records=POLL_RECORDS_MAX,
-            broker_commit_interval=NEVER_S if not self.has_agents else 1.0,
+            broker_commit_interval=AGENTS_COMMIT_S,
             consumer_auto_offset_reset="earliest",
             stream_wait_empty=False,
             topic_allow_declare=False,
@@ -74,10 +81,9 @@ class GroupMember(faust.App):
         self._log, self._full = log, set[TP]()
         self._on_revoked, self._on_assigned, self._on_gone = on_revoked, on_assigned, on_gone
         self.agent(self.topic(*topics, acks=False), name="inputs")(_nothing)  # type: ignore[arg-type]
+        agents.register(self)
         self.on_partitions_revoked.connect(self._revoked)  # type: ignore[arg-type]
         self.on_partitions_assigned.connect(self._assigned)  # type: ignore[arg-type]
-
-    has_agents = False
 
     @property
     def reader(self) -> Consumer:
@@ -134,15 +140,28 @@ async def _nothing(stream: AsyncIterable[object]) -> None:
 
 
 class MemberReading:
-    """A partition's hold on its reading, from its thread; whoever is the member at the moment does it."""
+    """A partition's hold on its reading, from its thread; whoever is the member at the moment does it.
 
-    def __init__(self, log: KafkaLog, member: Callable[[], GroupMember | None]) -> None:
-        self._log, self._member = log, member
+    Args:
+        log: that is fed.
+        member: returns who is the member now.
+        rows: topics of Arrow batches, whose rows have offsets of their own.
+    """
+
+    def __init__(self, log: KafkaLog, member: Callable[[], GroupMember | None], rows: Collection[str] = ()) -> None:
+        self._log, self._member, self._rows = log, member, frozenset(rows)
+
+    def messages_at(self, places: Places) -> dict[TP, int]:
+        """Return the offsets of the messages that hold these records or rows."""
+        return {
+            TP(topic, partition): message_offset(offset, ARROW if topic in self._rows else None)
+            for (topic, partition), offset in places.items()
+        }
 
     def begin(self, places: Places) -> None:
         """Bring what comes from these offsets on."""
         if member := self._member():
-            member.reader.start_at({TP(*place): offset for place, offset in places.items()})
+            member.reader.start_at(self.messages_at(places))
 
     def halt(self, places: Places) -> None:
         """Bring nothing more."""

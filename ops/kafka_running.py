@@ -23,8 +23,7 @@ from ops.settings import Settings, SettingsError
 from pipeline.app import App
 from pipeline.learning import LearnerLoop
 from pipeline.live import Step, Worker, create_topics, stages_of
-from pipeline.stages import Stage
-from pipeline.topics import topics_of
+from pipeline.stages import LINES, Stage
 
 Note = Callable[[str], None]
 
@@ -102,8 +101,9 @@ def run_on_kafka(app: App, settings: Settings, how: KafkaRun, note: Note) -> lis
             )  # fmt: skip
 
         stages = stages_of(app, partitions)
+        topics = {each.topic: each.kind != LINES for stage in stages for each in stage.inputs}
         runner = KafkaRunner(
-            app, log, how.kafka, {stage.group: maker(stage) for stage in stages}, topics_of(stages), partitions,
+            app, log, how.kafka, {stage.group: maker(stage) for stage in stages}, topics, partitions,
             following, learning if how.learn and registry is not None else None, on_step, note, how.session_s,
             metrics=metrics,
         )  # fmt: skip

@@ -15,12 +15,13 @@ from connectors.kafka.settings import KafkaSettings
 from connectors.log import LogError
 from kernels.compiled import load_imported
 from ops.beside import Following, Learning, quick_to_answer
+from ops.kafka_agents import Agents
 from ops.kafka_faust import SESSION_S, GroupMember, MemberReading
 from ops.kafka_partition import PartitionRun
 from ops.mistakes import in_a_sentence
 from pipeline.app import App
 from pipeline.learning import Learned
-from pipeline.live import Step, Worker
+from pipeline.live import Step, Worker, decisions_topic
 from pipeline.recovery import SNAPSHOT_EVERY_MS
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class KafkaRunner:
         log: the topics; they were made and checked.
         settings: where Kafka is.
         makers: group -> makes the worker of a partition; the models they ask are `following.served`.
-        topics: the inputs of all workers.
+        topics: the inputs of all workers -> whether they hold rows, in Arrow batches.
         partitions: how many each topic has.
         following: the models that serve.
         make_learning: makes what learns; only who has partition 0 learns, so there is one learner for all workers.
@@ -61,7 +62,7 @@ class KafkaRunner:
         log: KafkaLog,
         settings: KafkaSettings,
         makers: Mapping[str, MakeWorker],
-        topics: list[str],
+        topics: Mapping[str, bool],
         partitions: int,
         following: Following,
         make_learning: Callable[[], Learning] | None = None,
@@ -72,7 +73,10 @@ class KafkaRunner:
         metrics: Metrics | None = None,
     ) -> None:
         self.app, self._log, self._settings, self._makers = app, log, settings, makers
-        self._topics, self._partitions, self._following = topics, partitions, following
+        self._topics, self._partitions, self._following = list(topics), partitions, following
+        rows = [topic for topic, holds_rows in topics.items() if holds_rows]
+        self._reading = MemberReading(log, lambda: self._member, rows)
+        self._agents = Agents(app)
         self._make_learning = make_learning
         self._learning: Learning | None = None
         self._on_step, self._say, self._metrics = on_step or (lambda worker, step: None), say, metrics
@@ -98,7 +102,7 @@ class KafkaRunner:
     @property
     def problems(self) -> list[str]:
         """What is wrong, in words; what can go on does."""
-        found: list[str | None] = [self._trouble, *self._following.problems]
+        found: list[str | None] = [self._trouble, *self._following.problems, *self._agents.problems]
         for run in list(self.runs.values()):
             found += [run.problem, *(worker.problem for worker in run.workers)]
         found += self._learning.problems if self._learning is not None else []
@@ -127,7 +131,6 @@ class KafkaRunner:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         if self._stopping.is_set():
             return
-        self._reading = MemberReading(self._log, lambda: self._member)
         again_s = REJOIN_S
         while not self._stop.is_set():
             began_s = time.monotonic()
@@ -144,7 +147,7 @@ class KafkaRunner:
         """Be a member until told to stop or idle (None), or until Faust gives up (why)."""
         member = self._member = GroupMember(
             self.app.name, self._settings, self._log, self._topics, self._revoked, self._assigned, self._gone,
-            self._session_s,
+            self._agents, self._session_s,
         )  # fmt: skip
         try:
             await member.start()
@@ -181,14 +184,17 @@ class KafkaRunner:
         runs = list(self.runs.values())
         if not self._was_assigned or any(not run.is_idle or run.problem for run in runs):
             return False
-        return all(member.reader.is_at_end(TP(*place)) for run in runs for place in run.positions)
+        places = [place for run in runs for place in run.positions]
+        if self.app.agents:
+            places += [(decisions_topic(self.app.name), run.partition) for run in runs]
+        return self._agents.is_idle and all(member.reader.is_at_end(TP(*place)) for place in places)
 
     async def _note(self, member: GroupMember) -> None:
         """Commit the group's offsets: nothing of ours reads them."""
         positions = {place: at for run in list(self.runs.values()) for place, at in run.positions.items()}
-        news = {TP(*place): at for place, at in positions.items() if self._noted.get(place) != at}
-        if news and await member.reader.note(news):
-            self._noted |= {(tp.topic, tp.partition): at for tp, at in news.items()}
+        news = {place: at for place, at in positions.items() if self._noted.get(place) != at}
+        if news and await member.reader.note(self._reading.messages_at(news)):
+            self._noted |= news
 
     async def _revoked(self, partitions: set[int]) -> None:
         await self._rest(partitions)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from models.threshold import Dynamic, Fixed
 from pipeline.durations import duration_ms
@@ -94,6 +96,19 @@ class Task:
             raise DeclarationError(f"feature {name!r} has the name of a field; choose another", self.place)
 
 
+@dataclass(frozen=True)
+class Agent:
+    """An async function that is called with decisions after they were committed; see `App.agent`.
+
+    Attributes:
+        batches: whether it takes a list of decisions instead of one.
+    """
+
+    name: str
+    function: Callable[[Any], Awaitable[object]]
+    batches: bool
+
+
 class App:
     """A set of tasks that run together.
 
@@ -110,6 +125,7 @@ class App:
     def __init__(self, name: str, tasks: Sequence[Task], *, events_per_key: int = 16_384) -> None:
         self.name = _checked_name(name, "app")
         self.tasks = tuple(tasks)
+        self.agents: list[Agent] = []
         self.place = caller_place()
         names = [task.name for task in tasks]
         if not tasks or len(set(names)) != len(names):
@@ -125,6 +141,26 @@ class App:
         self.plans = {
             stream.name: plan_stream(stream, [t for t in tasks if t.on is stream], events_per_key) for stream in on
         }
+
+    def agent(self, function: Callable[[Any], Awaitable[object]] | None = None, *, batches: bool = False) -> Any:
+        """Let an async function act on decisions: `@app.agent` above it, or `@app.agent(batches=True)`.
+
+        It runs after the commit, at least once for each decision: a dictionary with the columns of the decisions topic,
+        or with `batches` a list of them, in the order of their partition. `event_id` and `task` tell whether it was
+        done before. What it raises is told, and the same is tried again until it works.
+
+        Raises:
+            DeclarationError: it is no async function, or there is one of its name.
+        """
+        if function is None:
+            return lambda declared: self.agent(declared, batches=batches)
+        name = getattr(function, "__name__", repr(function))
+        if not inspect.iscoroutinefunction(function):
+            raise DeclarationError(f"agent {name!r} is no async function; declare it with async def")
+        if name in [each.name for each in self.agents]:
+            raise DeclarationError(f"two agents are named {name!r}; choose another name")
+        self.agents.append(Agent(name, function, batches))
+        return function
 
     def task(self, name: str | None = None) -> Task:
         """Return a task by name; the only one if no name is given.
