@@ -26,7 +26,7 @@ from pipeline.plan import StreamPlan
 from pipeline.reading import first_rows, next_offset, read_new, times_of
 from pipeline.recovery import SNAPSHOT_EVERY_MS, check_retention, recover
 from pipeline.snapshots import Snapshots
-from pipeline.stages import LINES, Stage, alone, stages_of
+from pipeline.stages import LINES, Stage, alone, buried_by, stages_of
 from pipeline.state_store import StateStore
 from pipeline.topics import count_partitions, create_topics, decisions_topic, group_of
 
@@ -97,6 +97,7 @@ class Worker:
         self._sensitive = {each.stream.name for each in lines if each.schema.has_sensitive}
         self._tasks = [task for task in app.tasks if task.on is stage.main.stream and stage.decides]
         self._forwarder = Forwarder(stage, partition)
+        self._buries = buried_by(stages_of(app, stage.partitions), stage.group)
         self.store = StateStore.of(state, self.group, partition)
         self.snapshots = Snapshots(self.store, log, self.group, partition, clock_ms, timer_s)
         check_retention(stage, log)
@@ -157,8 +158,9 @@ class Worker:
             for rows in decisions.values():
                 if rows.num_rows:
                     transaction.append_rows(decisions_topic(self.app.name), self.partition, rows, at_ms)
-            if featured.dead:
-                letters = to_rows(featured.dead, self._sensitive, self._sealer)
+            dead = [letter for letter in featured.dead if letter.stream in self._buries]
+            if dead:
+                letters = to_rows(dead, self._sensitive, self._sealer)
                 transaction.append_rows(dead_topic(self.app.name), self.partition, letters, at_ms)
             self._forward(transaction, featured, at_ms, is_idle=not chunks)
             manifest = self._manifest(chunks, featured, served, at_ms)
@@ -171,9 +173,7 @@ class Worker:
             "score": scored_s - featured_s, "commit": done_s - scored_s,
         }  # fmt: skip
         append_ms = featured.append_ms if featured.append_ms is not None else np.zeros(0, np.int64)
-        return Step(
-            featured.rows, decisions, append_ms, self._clock_ms(), manifest, len(featured.dead), seconds, self.stage
-        )
+        return Step(featured.rows, decisions, append_ms, self._clock_ms(), manifest, len(dead), seconds, self.stage)
 
     def _forward(self, transaction: Transaction, featured: Featured, at_ms: int, is_idle: bool) -> None:
         """Pass on what goes to other stages, and say how far this one is to those that get nothing."""

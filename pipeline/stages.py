@@ -127,6 +127,16 @@ def internal_topics(stages: Iterable[Stage]) -> list[str]:
     return list(dict.fromkeys(output.topic for stage in stages for output in stage.outputs))
 
 
+def buried_by(stages: Iterable[Stage], group: str) -> set[str]:
+    """Return the streams whose dead letters a stage writes: where several judge a stream, the first one does."""
+    first: dict[str, str] = {}
+    for stage in stages:
+        for each in stage.inputs:
+            if each.kind == LINES:
+                first.setdefault(each.topic, stage.group)
+    return {topic for topic, by in first.items() if by == group}
+
+
 def lines_of(stream: Stream, label: str = "") -> Input:
     """Return a stream's own topic as an input."""
     return Input(stream.name, LINES, stream, stream.schema, label)

@@ -14,6 +14,7 @@ from connectors.secrets import Sealer, Tokeniser
 from connectors.sqlite_log import SqliteLog
 from pipeline import App, Task
 from pipeline.as_served import commits_as_served
+from pipeline.dead_letters import dead_topic
 from pipeline.decisions import Served
 from pipeline.engine import Engine
 from pipeline.errors import PeltonError
@@ -158,6 +159,19 @@ def test_workers_of_an_app_are_those_of_all_its_stages_and_partitions(tmp_path):
     assert [(each.group, each.partition) for each in found] == list(site.workers)
     assert {each.partition for each in workers_of(site.app, site.log, *some, partitions=[1])} == {1}
     assert {topic for each in found for topic, _ in each.waits_for()} == set(topics_of(site.stages))
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_a_stream_that_several_stages_judge_has_each_dead_letter_once(tmp_path, partitions):
+    world = world_of(0)
+    tried = {"n": world.logins.by("card").last("1h").count()}
+    paid = {"n": world.payments.by("card").last("1h").count(), "logins": tried["n"]}
+    wanted = {"p": (world.payments, paid), "l": (world.logins, {"m": tried["n"]})}
+    tasks = [Task(name, on=on, features=each, model=None, learner=None) for name, (on, each) in wanted.items()]
+    site = Site(App("a", tasks=tasks), partitions, tmp_path)
+    site.append("logins", [{"login_id": "broken", "card": "c1", "at": "yesterday"}], "card")
+    site.drain()
+    assert sum(site.log.end(dead_topic("a"), p) for p in range(partitions)) == 1
 
 
 def test_topics_of_different_sizes_are_refused(tmp_path):
