@@ -15,6 +15,7 @@ from ops.app_topics import app_topics
 from ops.beside import Following, Learning, learns_live, now_ms
 from ops.kafka_faust import SESSION_S
 from ops.kafka_figures import Summed
+from ops.kafka_sinks import PartitionSinks
 from ops.kafka_worker import KafkaRunner, MakeWorker
 from ops.live_figures import LiveFigures, Picture
 from ops.live_show import Show, stopping_on_signals
@@ -104,7 +105,8 @@ def run_on_kafka(app: App, settings: Settings, how: KafkaRun, note: Note) -> lis
         topics = {each.topic: each.kind != LINES for stage in stages for each in stage.inputs}
         runner = KafkaRunner(
             app, log, how.kafka, {stage.group: maker(stage) for stage in stages}, topics, partitions,
-            following, learning if how.learn and registry is not None else None, on_step, note, how.session_s,
+            following, PartitionSinks(app.name, log, how.outputs),
+            learning if how.learn and registry is not None else None, on_step, note, how.session_s,
             metrics=metrics,
         )  # fmt: skip
         if metrics is not None:

@@ -18,6 +18,7 @@ from ops.beside import Following, Learning, quick_to_answer
 from ops.kafka_agents import Agents
 from ops.kafka_faust import SESSION_S, GroupMember, MemberReading
 from ops.kafka_partition import PartitionRun
+from ops.kafka_sinks import PartitionSinks
 from ops.mistakes import in_a_sentence
 from pipeline.app import App
 from pipeline.learning import Learned
@@ -48,6 +49,7 @@ class KafkaRunner:
         topics: the inputs of all workers -> whether they hold rows, in Arrow batches.
         partitions: how many each topic has.
         following: the models that serve.
+        sinks: where decisions go besides their topic.
         make_learning: makes what learns; only who has partition 0 learns, so there is one learner for all workers.
         on_step: called after each commit, in the partition's thread.
         say: told of partitions that come and go, in words.
@@ -65,6 +67,7 @@ class KafkaRunner:
         topics: Mapping[str, bool],
         partitions: int,
         following: Following,
+        sinks: PartitionSinks,
         make_learning: Callable[[], Learning] | None = None,
         on_step: Callable[[Worker, Step], None] | None = None,
         say: Callable[[str], None] = lambda text: None,
@@ -76,7 +79,7 @@ class KafkaRunner:
         self._topics, self._partitions, self._following = list(topics), partitions, following
         rows = [topic for topic, holds_rows in topics.items() if holds_rows]
         self._reading = MemberReading(log, lambda: self._member, rows)
-        self._agents = Agents(app)
+        self._agents, self._sinks = Agents(app), sinks
         self._make_learning = make_learning
         self._learning: Learning | None = None
         self._on_step, self._say, self._metrics = on_step or (lambda worker, step: None), say, metrics
@@ -102,7 +105,12 @@ class KafkaRunner:
     @property
     def problems(self) -> list[str]:
         """What is wrong, in words; what can go on does."""
-        found: list[str | None] = [self._trouble, *self._following.problems, *self._agents.problems]
+        found: list[str | None] = [
+            self._trouble,
+            *self._following.problems,
+            *self._agents.problems,
+            *self._sinks.problems,
+        ]
         for run in list(self.runs.values()):
             found += [run.problem, *(worker.problem for worker in run.workers)]
         found += self._learning.problems if self._learning is not None else []
@@ -206,6 +214,7 @@ class KafkaRunner:
             run.rest()
         until_s = time.monotonic() + REST_S_MAX
         await asyncio.gather(*(asyncio.to_thread(run.wait_until_resting, until_s) for run in runs))
+        await asyncio.to_thread(self._sinks.end, partitions, until_s)
 
     async def _assigned(self, partitions: set[int]) -> None:
         """Go on with what stays, begin what is new, end what went elsewhere."""
@@ -222,6 +231,7 @@ class KafkaRunner:
                 self.runs[number].go_on(stale=stale)
             else:
                 self._begin(number)
+            self._sinks.begin(number)
         if 0 in partitions:
             self._start_learning()
         else:

@@ -117,6 +117,15 @@ def test_agents_get_every_decision_after_its_commit_and_again_what_failed(kafka_
     ]  # a run that ended well repeats none
 
 
+def test_outputs_get_each_decision_in_a_file_of_its_partition(kafka_settings, app, tmp_path):
+    for first in (0, 40):
+        append(kafka_settings, app, first, 40)
+        run(kafka_settings, app, tmp_path, outputs=[str(tmp_path / "out.jsonl")])
+    for partition in range(PARTITIONS):
+        lines = (tmp_path / f"out-{partition}.jsonl").read_text().splitlines()
+        assert [json.loads(line)["event_id"] for line in lines] == [f"e{n}" for n in range(partition, 80, PARTITIONS)]
+
+
 def test_an_agent_is_an_async_function_with_a_name_of_its_own():
     app = made_app()
     with pytest.raises(DeclarationError, match="agent 'plain' is no async function; declare it with async def"):
