@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ops.metrics import Metrics
 
 IDLE_WAIT_S = 0.25  # the longest wait for news before it is looked whether the partition must be let go
+PAUSE_S = 0.01
 BACK_OFF_S, BACK_OFF_S_MAX = 0.5, 10.0
 CONFLICT_S = 2.0  # who took the partition over has it, unless the group says that it is ours by then
 
@@ -215,7 +216,13 @@ class PartitionRun:
                 self._reading.relieve(self.positions)
             else:
                 self._idle_rounds += 1
-                self._log.wait(self.positions, IDLE_WAIT_S)
+                if self._log.wait(self.positions, IDLE_WAIT_S) and self._idle_rounds >= 2:
+                    self._pause()  # news that is none for its worker, twice
+
+    def _pause(self) -> None:
+        """Wait a moment: what must wait for another input, or the rest of a message, may look like news."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._want is not Want.RUN, PAUSE_S)
 
     def _failed(self, error: Exception) -> None:
         """Say why, and wait a while: a broker may be back by then, or the group may say whose partition it is."""
