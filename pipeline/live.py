@@ -47,7 +47,7 @@ class Step:
         append_ms: (events,) when the log took the decided events.
         committed_ms: when the commit was done.
         manifest: with the ledgers since the beginning.
-        stage: whose commit it is.
+        stage: whose commit it is; None where nobody asks.
         seconds: where the time went: decode, features, score, commit.
     """
 
@@ -58,7 +58,7 @@ class Step:
     manifest: Manifest
     dead: int
     seconds: dict[str, float]
-    stage: Stage
+    stage: Stage | None = None
 
 
 class Worker:
