@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from connectors.kafka.log import KafkaLog
     from ops.metrics import Metrics
 
-IDLE_WAIT_S = 0.25  # the longest wait for news before it is looked whether the partition must be let go
+IDLE_WAIT_S = 0.5  # the longest wait for news before it is looked whether the partition must be let go
 PAUSE_S = 0.01
 BACK_OFF_S, BACK_OFF_S_MAX = 0.5, 10.0
 CONFLICT_S = 2.0  # who took the partition over has it, unless the group says that it is ours by then

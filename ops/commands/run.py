@@ -7,38 +7,36 @@ from typer import Option
 from ops.commands.options import App, DataFolder, Kafka, MetricsHost, MetricsPort, State
 
 
+Output = Annotated[
+    list[str] | None,
+    Option(
+        "--output", "-o", metavar="FILE|URL", show_default=False,
+        help="Also write decisions to a .jsonl file, a folder/ of hourly Parquet, or a database URL.",
+    ),
+]  # fmt: skip
+AtLeastOnce = Annotated[
+    bool, Option("--at-least-once", help="On Kafka: no transactions; a crash may repeat decisions.")
+]  # fmt: skip
+SessionTimeout = Annotated[
+    float,
+    Option(
+        "--session-timeout", metavar="SECONDS", envvar="PELTON_KAFKA_SESSION_S", min=1.0,
+        help="On Kafka: how long a silent worker keeps its partitions.",
+    ),
+]  # fmt: skip
+
+
 def run(
     app: App,
-    output: Annotated[
-        list[str] | None,
-        Option(
-            "--output",
-            "-o",
-            metavar="FILE|URL",
-            show_default=False,
-            help="Also write decisions to a .jsonl file, a folder/ of hourly Parquet, or a database URL.",
-        ),
-    ] = None,
+    output: Output = None,
     learn: Annotated[bool, Option("--learn/--no-learn", help="Learn from labels as they come.")] = True,
     until_idle: Annotated[bool, Option("--until-idle", help="End when everything in the log is decided.")] = False,
     plain: Annotated[bool, Option("--plain", help="Print lines, although this is a terminal.")] = False,
     metrics_port: MetricsPort = 0,
     metrics_host: MetricsHost = "127.0.0.1",
     kafka: Kafka = None,
-    at_least_once: Annotated[
-        bool, Option("--at-least-once", help="On Kafka: no transactions; a crash may repeat decisions.")
-    ] = False,
-    session_s: Annotated[
-        float,
-        Option(
-            "--session-timeout",
-            metavar="SECONDS",
-            envvar="PELTON_KAFKA_SESSION_S",
-            min=1.0,
-            hidden=True,
-            help="On Kafka: how long a silent worker keeps its partitions.",
-        ),
-    ] = 10.0,
+    at_least_once: AtLeastOnce = False,
+    session_s: SessionTimeout = 10.0,
     state: State = None,
     data_folder: DataFolder = None,
 ) -> None:

@@ -87,7 +87,8 @@ async def producing(address: str, **settings: object) -> AsyncIterator[AIOKafkaP
 async def until(true: Callable[[], object]) -> None:
     async with asyncio.timeout(WAIT_S):
         while not true():
-            await asyncio.sleep(0.01)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.Event().wait(), 0.01)
 
 
 def made_topic(address: str, partitions: int) -> str:
