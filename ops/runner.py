@@ -79,9 +79,7 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         place = data / "state" if state is None else state
         for plan in app.plans.values():
             began_s = time.perf_counter()
-            worker = Worker(
-                app, plan, log, place, self._following.served, now_ms, time.perf_counter, tokeniser, sealer
-            )
+            worker = Worker(app, plan, log, place, self._following.served, now_ms, time.perf_counter, tokeniser, sealer)
             self.workers.append(worker)
             if metrics is not None:
                 metrics.assigned(worker, time.perf_counter() - began_s)

@@ -53,7 +53,12 @@ def restore(folder: Path, events: int) -> dict[str, Any]:
     expected, got = (each.process({"payments": chunks[-1]}).matrix for each in (engine, again))
     np.testing.assert_array_equal(got.view(np.uint64), expected.view(np.uint64))
     rows = sum(group.statistics()["rows"] for group in again.groups)
-    return {"save_s": round(saved_s, 2), "restore_s": round(restored_s, 2), "mb": round(store.bytes_written / 1e6), "rows": rows}
+    return {
+        "save_s": round(saved_s, 2),
+        "restore_s": round(restored_s, 2),
+        "mb": round(store.bytes_written / 1e6),
+        "rows": rows,
+    }
 
 
 def main() -> None:
