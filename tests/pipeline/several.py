@@ -164,15 +164,27 @@ class Site:
         """Return the decisions of one partition, or of all."""
         chosen = range(self.partitions) if partition is None else [partition]
         topic = decisions_topic(self.app.name)
-        rows = [each for p in chosen for _, each in self.log.read_rows(topic, p, self.log.begin(topic, p), 10**6)]
+        rows = [each for p in chosen for each in self.all_rows(topic, p)]
         return pa.Table.from_batches(rows) if rows else pa.table({"event_id": pa.array([], pa.string())})
+
+    def all_rows(self, topic: str, partition: int) -> list[pa.RecordBatch]:
+        """Return all batches of a topic of rows."""
+        found: list[pa.RecordBatch] = []
+        at = self.log.begin(topic, partition)
+        while stored := self.log.read_rows(topic, partition, at, 10**6):
+            found += [rows for _, rows in stored]
+            at = stored[-1][0] + stored[-1][1].num_rows
+        return found
 
     def passed_on(self, output: Output, source: int) -> pa.Table:
         """Return what a worker passed on to an output, in the order of its own log where rows say so."""
         found = []
         for partition in range(self.partitions):
-            batches = [rows for _, rows in self.log.read_rows(output.topic, partition, 0, 10**6)]
-            events = [rows for rows in batches if OFFSET in rows.schema.names or "key" in rows.schema.names]
+            events = [
+                rows
+                for rows in self.all_rows(output.topic, partition)
+                if OFFSET in rows.schema.names or "key" in rows.schema.names
+            ]
             found += [rows.append_column("at", pa.array([partition] * len(rows))) for rows in events]
         if not found:
             return pa.table({})
