@@ -6,7 +6,6 @@ from typer import Option
 
 from ops.commands.options import App, DataFolder, Kafka, MetricsHost, MetricsPort, State
 
-
 Output = Annotated[
     list[str] | None,
     Option(
