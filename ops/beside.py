@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from connectors.log import LogError
+from connectors.schema_registry import RegistryAwayError
 from models.registry import Registry
 from pipeline.app import App, Task
 from pipeline.decisions import Served
@@ -95,6 +97,8 @@ class Following:
 class Learning:
     """The learners, in a thread beside the workers; a failure ends learning, never deciding.
 
+    One that cannot reach the log or the schema registry tries again.
+
     Args:
         learners: task -> its learner.
     """
@@ -131,6 +135,9 @@ class Learning:
             for name, learner in list(self._learners.items()):
                 try:
                     busy = learner.step(now_ms()) >= LEARNER_ROWS_BUSY or busy
+                    self._failed.pop(name, None)
+                except (LogError, RegistryAwayError) as error:  # what was not learned yet, is read again
+                    self._failed[name] = f"the learner of {name!r} waits: {error}"
                 except Exception as error:
                     self._failed[name] = f"the learner of {name!r} stopped: {error}"
                     del self._learners[name]

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from connectors.log import CommitConflictError
+from connectors.schema_registry import RegistryAwayError, RegistryError
 from ops.mistakes import in_a_sentence
 from pipeline.live import Step, Worker
 
@@ -65,6 +66,7 @@ class PartitionRun:
     Attributes:
         workers: [] until the partition was taken over.
         problem: why it does not go on now, in words.
+        refused: by the schema registry, for good: only a person can mend it.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class PartitionRun:
         self.partition = partition
         self.workers: list[Worker] = []
         self.problem: str | None = None
+        self.refused: RegistryError | None = None
         self._makers, self._log, self._partitions, self._reading = makers, log, partitions, reading
         self._on_step, self._on_taken, self._snapshot_every_ms = on_step, on_taken, snapshot_every_ms
         self._metrics, self._after = metrics, after
@@ -226,7 +229,10 @@ class PartitionRun:
 
     def _failed(self, error: Exception) -> None:
         """Say why, and wait a while: a broker may be back by then, or the group may say whose partition it is."""
-        self._is_fresh = False
+        is_away = isinstance(error, RegistryAwayError)
+        if isinstance(error, RegistryError) and not is_away:
+            self.refused = error
+        self._is_fresh = self._is_fresh and is_away  # nothing was decoded, so nothing was applied
         wait_s = min(BACK_OFF_S * 2**self._failures, BACK_OFF_S_MAX)
         if isinstance(error, CommitConflictError):
             wait_s = max(wait_s, CONFLICT_S)

@@ -19,12 +19,13 @@ from ops.kafka_sinks import PartitionSinks
 from ops.kafka_worker import KafkaRunner, MakeWorker
 from ops.live_figures import LiveFigures, Picture
 from ops.live_show import Show, stopping_on_signals
+from ops.message_formats import decoders_of
 from ops.running import serving_metrics
 from ops.settings import Settings, SettingsError
 from pipeline.app import App
 from pipeline.learning import LearnerLoop
 from pipeline.live import Step, Worker, create_topics, stages_of
-from pipeline.stages import LINES, Stage
+from pipeline.stages import LINES, Stage, decoding
 
 Note = Callable[[str], None]
 
@@ -65,6 +66,7 @@ def run_on_kafka(app: App, settings: Settings, how: KafkaRun, note: Note) -> lis
     Raises:
         ValueError: something must be mended before it can run, in one sentence.
     """
+    decoders = decoders_of(app)
     partitions = checked_partitions(app, how.kafka)
     new_key = not settings.key and not settings.key_file.exists()
     tokeniser, sealer = settings.secrets(app, make=True)
@@ -93,7 +95,11 @@ def run_on_kafka(app: App, settings: Settings, how: KafkaRun, note: Note) -> lis
         def learning() -> Learning:
             assert registry is not None
             tasks = [task for task in app.tasks if learns_live(task)]
-            return Learning({task.name: LearnerLoop(app, task, log, registry, tokeniser) for task in tasks})
+            return Learning({
+                task.name: LearnerLoop(
+                    app, task, log, registry, tokeniser, decoder=decoders.get(task.label.stream.name)
+                ) for task in tasks if task.label is not None
+            })  # fmt: skip
 
         def maker(stage: Stage) -> MakeWorker:
             return lambda partition: Worker(
@@ -101,7 +107,7 @@ def run_on_kafka(app: App, settings: Settings, how: KafkaRun, note: Note) -> lis
                 partition,
             )  # fmt: skip
 
-        stages = stages_of(app, partitions)
+        stages = decoding(stages_of(app, partitions), decoders)
         topics = {each.topic: each.kind != LINES for stage in stages for each in stage.inputs}
         runner = KafkaRunner(
             app, log, how.kafka, {stage.group: maker(stage) for stage in stages}, topics, partitions,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
+import msgspec
 import pyarrow as pa
 
+from connectors.errors import ConnectorError
 from connectors.kafka.admin import KafkaAdmin
 from connectors.kafka.errors import NoTopicError
 from connectors.kafka.sending import Sender
 from connectors.kafka.settings import KafkaSettings
+from connectors.schema import FORMATS, Schema
+from connectors.wire_writer import Write
 from ops.record_files import ROWS_MAX, RecordFile, keys_of
 
 
@@ -33,6 +37,85 @@ def partitions_of_topic(settings: KafkaSettings, topic: str) -> int:
     return partitions
 
 
+class Messages:
+    """Makes messages in Avro or Protobuf of JSON records; what does not fit stays JSON, to become a dead letter.
+
+    Attributes:
+        unfit: how many did not fit so far.
+        why: the first time.
+    """
+
+    def __init__(self, write: Write) -> None:
+        self._write = write
+        self._decode = msgspec.json.Decoder(dict).decode
+        self.unfit, self.why = 0, ""
+
+    def __call__(self, values: pa.LargeBinaryArray) -> pa.LargeBinaryArray:
+        """Return the messages of some records."""
+        return pa.array([self._one(value) for value in values.to_pylist()], pa.large_binary())
+
+    def _one(self, value: bytes) -> bytes:
+        try:
+            return self._write(self._decode(value))
+        except (ConnectorError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            self.unfit += 1
+            self.why = self.why or str(error)
+            return value
+
+
+def schema_of(app: str | None, topic: str) -> Schema | None:
+    """Return the schema of an app's stream, by the app's file; None without an app.
+
+    Raises:
+        ProduceError: the app has no such stream.
+    """
+    if app is None:
+        return None
+    from pipeline.errors import nearest
+    from pipeline.loading import load_app
+
+    streams = load_app(app).streams
+    if topic not in streams:
+        raise ProduceError(f"{app} has no stream {topic!r}; {nearest(topic, streams)}")
+    return streams[topic].schema
+
+
+def messages_of(topic: str, format: str, schema: Schema | None, environment: Mapping[str, str]) -> Messages | None:
+    """Return what makes messages for a topic, None for JSON; the schema is the newest of subject TOPIC-value.
+
+    Args:
+        schema: of the stream: to make a schema of, if the subject has none yet.
+
+    Raises:
+        ProduceError: there is no such format, or no schema yet and nothing to make one of.
+        ConnectorError: there is no registry, or it refuses.
+    """
+    if format not in FORMATS:
+        raise ProduceError(f"format is {format!r}; use one of {', '.join(FORMATS)}")
+    if format == "json":
+        return None
+    from connectors.schema_registry import NoSuchSchemaError, RegistrySettings, SchemaRegistry
+    from connectors.wire_writer import open_writer
+
+    settings = RegistrySettings.read(environment)
+    if settings is None:
+        raise ProduceError(
+            f"messages in {format} need a schema registry; "
+            f"set PELTON_SCHEMA_REGISTRY to its address, such as http://localhost:8081"
+        )
+    registry, subject = SchemaRegistry(settings), f"{topic}-value"
+    if schema is None:
+        try:
+            registry.latest(subject)
+        except NoSuchSchemaError:
+            raise ProduceError(
+                f"the schema registry has no schema of {subject} yet; say which app declares the stream, so that one "
+                f"is made of its fields: --app APP"
+            ) from None
+        schema = Schema((), "", "")
+    return Messages(open_writer(schema, format, registry, subject))
+
+
 def produce_file(
     sender: Sender,
     file: RecordFile,
@@ -41,6 +124,7 @@ def produce_file(
     clock_ms: Callable[[], int],
     sleep: Callable[[float], None],
     step: Callable[[float, float, str], None],
+    message: Messages | None = None,
 ) -> tuple[int, int]:
     """Send all records; each is written once, in the order of the file within its partition.
 
@@ -49,6 +133,7 @@ def produce_file(
         rate: records a second; None for as fast as possible.
         clock_ms: milliseconds since the epoch.
         step: told bytes done, bytes in all, and a note.
+        message: makes messages of JSON records; None sends these.
 
     Returns:
         How many records were sent, and how many of them had no key.
@@ -64,7 +149,7 @@ def produce_file(
     for values, keys in _keyed(file, key, rate):
         if rate is not None and (wait_ms := started_ms + sent / rate * 1000 - clock_ms()) > 0:
             sleep(wait_ms / 1000)
-        sender.send(values, keys, clock_ms())
+        sender.send(message(values) if message is not None else values, keys, clock_ms())
         sent += len(values)
         without += keys.null_count if keys is not None else len(values)
         step(file.bytes_read, file.bytes_total, f"{sent:,} records")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +34,9 @@ from pipeline.row_columns import RowColumns
 from pipeline.stages import LINES, stages_of
 from pipeline.timeline import merged_order
 from pipeline.topics import decisions_topic
+
+if TYPE_CHECKING:
+    from connectors.formats import Decode
 
 Float64s = NDArray[np.float64]
 ROWS_MAX = 8192
@@ -80,6 +84,7 @@ class LearnerLoop:
         tokeniser: for sensitive ids.
         settings: of the learner.
         publish_every: labels between two candidates.
+        decoder: of the labels' records; None for JSON.
     """
 
     def __init__(
@@ -91,6 +96,7 @@ class LearnerLoop:
         tokeniser: Tokeniser | None = None,
         settings: LearnerSettings | None = None,
         publish_every: int = PUBLISH_EVERY_LABELS,
+        decoder: Decode | None = None,
     ) -> None:
         if task.label is None or task.label.stream.derived_from is not None:
             raise ValueError(f"task {task.name!r} has no stream of labels to learn from while it runs")
@@ -98,7 +104,7 @@ class LearnerLoop:
         self._tokeniser, self._settings, self._publish_every = tokeniser, settings, publish_every
         decider = Decider(task, app.plans[task.on.name])
         self._columns = decider.schema.names[-len(decider.names) :]
-        self._labels = task.label.stream
+        self._labels, self._decoder = task.label.stream, decoder
         self.snapshots, self.refused = 0, ""
         self._learner: OnlineLearner | None = None
         self._bundle = ""
@@ -239,7 +245,7 @@ class LearnerLoop:
         values: list[Float64s] = []
         there: list[NDArray[np.bool_]] = []
         for records in parts:
-            decoded = decode(schema, records)
+            decoded = self._decoder(records) if self._decoder is not None else decode(schema, records)
             rows = tokenised(decoded.rows, schema, self._tokeniser)
             found = np.zeros(len(records), np.int64), np.zeros(len(records)), np.zeros(len(records), np.bool_)
             found[0][decoded.index] = hash_column(rows.column(schema.id).cast(pa.string())).view(np.int64)

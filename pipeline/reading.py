@@ -6,6 +6,7 @@ Offsets of a partition rise, and may have gaps: the next one is behind the last 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -21,15 +22,19 @@ from pipeline.errors import PeltonError
 from pipeline.replay import split
 from pipeline.stages import LINES, Input, Stage
 
+if TYPE_CHECKING:
+    from connectors.formats import Decode
+
 READ_AT_ONCE = 8192
 PATIENCE_S = 5.0  # for what a commit took, and the log does not give yet
 
 
-def chunk_of(records: Records, schema: Schema) -> Chunk:
-    """Decode records of the log."""
+def chunk_of(records: Records, schema: Schema, decoder: Decode | None = None) -> Chunk:
+    """Decode records of the log: JSON, or what `decoder` decodes."""
     values = records.values
+    decoded = decoder(records) if decoder is not None else decode(schema, records)
     return Chunk(
-        records.topic, records.partition, records.offsets, decode(schema, records),
+        records.topic, records.partition, records.offsets, decoded,
         lambda i: values[i].as_py(), records.append_ms, records.redriven_from,
     )  # fmt: skip
 
@@ -38,7 +43,7 @@ def read_new(log: Log, stage: Stage, each: Input, partition: int, offset: int, l
     """Return what an input has from an offset on, at most `limit` records; None if there is nothing."""
     if each.kind == LINES:
         records = log.read(each.topic, partition, offset, limit)
-        return chunk_of(records, each.schema) if len(records) else None
+        return chunk_of(records, each.schema, each.decode) if len(records) else None
     stored = log.read_rows(each.topic, partition, offset, limit)
     return _carried(stage, each, stored) if stored else None
 
@@ -58,7 +63,7 @@ def read_again(log: Log, stage: Stage, each: Input, partition: int, first: int, 
                 continue
             parts.append(first_records(records, int(np.searchsorted(records.offsets, end))))
             first = int(records.offsets[-1]) + 1
-        return chunk_of(_together(parts), each.schema)
+        return chunk_of(_together(parts), each.schema, each.decode)
     stored: list[tuple[int, pa.RecordBatch]] = []
     while first < end:
         found = log.read_rows(each.topic, partition, first, min(end - first, READ_AT_ONCE))

@@ -7,8 +7,8 @@ what is computed by it, and move on, through an internal topic that is partition
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from connectors.schema import Schema
@@ -17,6 +17,7 @@ from pipeline.stream import Stream
 from pipeline.windows import Derived
 
 if TYPE_CHECKING:
+    from connectors.formats import Decode
     from pipeline.app import App
 
 LINES = "lines"  # records as producers wrote them: judged by the stage that reads them
@@ -35,6 +36,7 @@ class Input:
         stream: whose events or labels these are.
         schema: the fields they have here.
         label: for labels, the field that says how it turned out; "" for events.
+        decode: what decodes LINES; None for JSON.
     """
 
     topic: str
@@ -42,6 +44,7 @@ class Input:
     stream: Stream
     schema: Schema
     label: str = ""
+    decode: Decode | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,16 @@ def stages_of(app: App, partitions: int = 1) -> list[Stage]:
     if partitions == 1:
         return [alone(plan, f"{app.name}.{plan.stream.name}") for plan in app.plans.values()]
     return _Stages(app, partitions).all()
+
+
+def decoding(stages: Iterable[Stage], decoders: Mapping[str, Decode]) -> list[Stage]:
+    """Return stages that decode the records of each stream, by its name, as its messages are written."""
+    return [
+        replace(stage, inputs=tuple(
+            replace(each, decode=decoders.get(each.stream.name)) if each.kind == LINES else each
+            for each in stage.inputs
+        )) for stage in stages
+    ]  # fmt: skip
 
 
 def internal_topics(stages: Iterable[Stage]) -> list[str]:
