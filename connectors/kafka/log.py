@@ -270,7 +270,11 @@ class KafkaLog:
         count = ARROW_MESSAGES_MAX if codec.is_arrow(schema) else limit  # the first may have no rows left
         messages = self._messages(topic, partition, codec.message_offset(offset, schema), count, keep=True)
         values = codec.opened(messages, messages.values, lambda: self._book.sealer_of(info))
-        return codec.rows_from_messages(messages, offset, limit, schema, values, topic)
+        found = codec.rows_from_messages(messages, offset, limit, schema, values, topic)
+        behind = codec.row_offset(messages.end, schema)
+        if not found and len(messages) and behind > offset:  # all rows of what is on the shelf were taken: go on behind
+            return self.read_rows(topic, partition, behind, limit)
+        return found
 
     def begin(self, topic: str, partition: int) -> int:
         """Return the oldest offset that can be read."""
