@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 REST_S_MAX = 20.0  # for the batches that are under way and a snapshot, before partitions are let go regardless
 WATCH_S = 0.2
+SILENT_S = 5.0  # a broker that has nothing new answers many times in that
 NOTE_S = 2.0  # between two commits of the group's offsets, which only tools look at
-REJOIN_S, REJOIN_S_MAX = 1.0, 15.0
+REJOIN_S, REJOIN_S_MAX = 1.0, 5.0
 IDLE_WATCHES = 3
 
 MakeWorker = Callable[[int], Worker]
@@ -89,7 +90,8 @@ class KafkaRunner:
         self._generation = -1
         self._was_assigned = False
         self._trouble: str | None = None
-        self._refused: ValueError | None = None
+        self._away: str | None = None
+        self._told: list[str] = []
         self._noted: dict[tuple[str, int], int] = {}
         self._member: GroupMember | None = None
         self._stopping = threading.Event()
@@ -108,6 +110,7 @@ class KafkaRunner:
         """What is wrong, in words; what can go on does."""
         found: list[str | None] = [
             self._trouble,
+            self._away,
             *self._following.problems,
             *self._agents.problems,
             *self._sinks.problems,
@@ -126,9 +129,6 @@ class KafkaRunner:
         """Take part until stopped; with `until_idle`, until everything in this worker's partitions is decided.
 
         What goes wrong on the way is in `problems`, and tried again.
-
-        Raises:
-            RegistryError: the schema registry refuses to answer, which trying again does not mend.
         """
         load_imported()  # or the first event waits for a kernel
         self._following.start()
@@ -138,8 +138,6 @@ class KafkaRunner:
         finally:
             self._stop_learning()
             self._following.stop()
-        if self._refused is not None:
-            raise self._refused
 
     async def _main(self, until_idle: bool) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -152,6 +150,7 @@ class KafkaRunner:
             if error is None:
                 break
             self._trouble = f"the group cannot be kept up: {error}; joining again"
+            self._tell_problems()
             again_s = REJOIN_S if time.monotonic() - began_s > REJOIN_S_MAX else min(again_s * 2, REJOIN_S_MAX)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), again_s)
@@ -180,13 +179,13 @@ class KafkaRunner:
         assert self._stop is not None
         noted_s, idle = time.monotonic(), 0
         while not member.crashed:
-            self._refused = next((run.refused for run in self.runs.values() if run.refused), None)
-            if self._refused is not None:
-                self._stop.set()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), WATCH_S)
             if self._stop.is_set():
                 return None
+            is_silent = member.reader.silent_s() > SILENT_S
+            self._away = f"Kafka at {self._settings.where} does not answer; waiting for it" if is_silent else None
+            self._tell_problems()
             if time.monotonic() - noted_s >= NOTE_S:
                 noted_s = time.monotonic()
                 await self._note(member)
@@ -195,6 +194,16 @@ class KafkaRunner:
                 return None
         reason = member.crash_reason
         return (in_a_sentence(reason) if reason else None) or f"{type(reason).__name__}: {reason}"
+
+    def _tell_problems(self) -> None:
+        """Say what is wrong once, and when nothing is any more."""
+        problems = self.problems
+        for problem in problems:
+            if problem not in self._told:
+                self._say(f"problem: {problem}")
+        if self._told and not problems:
+            self._say("all problems are over")
+        self._told = problems
 
     def _is_idle(self, member: GroupMember) -> bool:
         """Whether everything that is there was read and decided."""

@@ -46,7 +46,13 @@ class Fetched:
 
 
 class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka has no types
-    """Fetches as aiokafka does; decodes by columns, and gives whole answers."""
+    """Fetches as aiokafka does; decodes by columns, and gives whole answers.
+
+    Attributes:
+        answered_s: when a broker last answered, by the monotonic clock.
+    """
+
+    answered_s = 0.0
 
     async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> bool:
         try:
@@ -56,6 +62,7 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka has no types
             return False
         except asyncio.CancelledError:  # closed, or the partition was taken away
             return False
+        self.answered_s = time.monotonic()
         if not assignment.active:
             return False
         asked = {(topic, number): offset for topic, each in request.topics for number, offset, _ in each}

@@ -79,6 +79,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._open: set[tuple[str, int]] = set()  # only what is in here is given out by polls
+        self._opened_s = monotonic()
 
     def _create_worker_consumer(self, transport: Any) -> ColumnConsumer:
         conf = self.app.conf
@@ -158,6 +159,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 continue
             self.consumer.steering.reads_from(tp, offset)
             self._open.add(tp)
+        self._opened_s = monotonic()
         consumer.wake()
 
     def close_partitions(self, partitions: Iterable[TP]) -> None:
@@ -167,7 +169,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     def open_partitions(self, partitions: Iterable[TP]) -> None:
         """Let partitions go on (in this thread)."""
         self._open.update(tp for tp in partitions if tp in self.assignment())
+        self._opened_s = monotonic()
         self._ensure_consumer().wake()
+
+    def silent_s(self) -> float:
+        """Return for how long no broker answered, though something is to be read."""
+        fetcher = self._ensure_consumer()._fetcher
+        if not self._open or any(place in fetcher._records for place in list(self._open)):
+            return 0.0
+        return monotonic() - max(fetcher.answered_s, self._opened_s)
 
     def is_at_end(self, tp: TP) -> bool:
         """Whether nothing committed was left when the broker was last asked."""
@@ -241,6 +251,10 @@ class Consumer(driver.Consumer):
     def open_partitions(self, partitions: Iterable[TP]) -> None:
         """Let partitions go on where they were held."""
         self._thread.do(self._thread.open_partitions, set(partitions))
+
+    def silent_s(self) -> float:
+        """Return for how long no broker answered, though something is to be read."""
+        return self._thread.silent_s()
 
     def is_at_end(self, tp: TP) -> bool:
         """Whether everything committed was fetched when the broker was last asked, and given on by polls."""
