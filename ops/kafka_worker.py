@@ -90,6 +90,7 @@ class KafkaRunner:
         self._generation = -1
         self._was_assigned = False
         self._trouble: str | None = None
+        self._refused: ValueError | None = None
         self._away: str | None = None
         self._told: list[str] = []
         self._noted: dict[tuple[str, int], int] = {}
@@ -129,6 +130,9 @@ class KafkaRunner:
         """Take part until stopped; with `until_idle`, until everything in this worker's partitions is decided.
 
         What goes wrong on the way is in `problems`, and tried again.
+
+        Raises:
+            RegistryError: the schema registry refuses to answer, which trying again does not mend.
         """
         load_imported()  # or the first event waits for a kernel
         self._following.start()
@@ -138,6 +142,8 @@ class KafkaRunner:
         finally:
             self._stop_learning()
             self._following.stop()
+        if self._refused is not None:
+            raise self._refused
 
     async def _main(self, until_idle: bool) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -179,6 +185,9 @@ class KafkaRunner:
         assert self._stop is not None
         noted_s, idle = time.monotonic(), 0
         while not member.crashed:
+            self._refused = next((run.refused for run in self.runs.values() if run.refused), None)
+            if self._refused is not None:
+                self._stop.set()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), WATCH_S)
             if self._stop.is_set():
