@@ -1,4 +1,4 @@
-"""Dead letters of an app in the embedded log: look at them, read one, send them in again."""
+"""Dead letters of an app: look at them, read one, send them in again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Letter:
     """A dead letter and where it stands.
 
     Attributes:
-        number: its place among the dead letters of its app and partition: what commands call it by.
+        number: what commands call it by: its offset on one partition; on several, offset * partitions + partition.
         sealed: whether its bytes were encrypted; `letter.raw` is empty without the key then.
     """
 
@@ -56,17 +56,17 @@ class Wanted:
         if self.kind is not None and self.kind not in KINDS:
             raise LettersError(f"kind is {self.kind!r}; {nearest(self.kind, KINDS)}")
 
-    def fits(self, row: int, rows: pa.RecordBatch, base: int) -> bool:
-        """Tell whether a row of the topic is wanted."""
+    def fits(self, row: int, rows: pa.RecordBatch, number: int) -> bool:
+        """Tell whether a row of the topic, the letter of a number, is wanted."""
         return (
-            (not self.numbers or base + row in self.numbers)
+            (not self.numbers or number in self.numbers)
             and (self.kind is None or rows.column("kind")[row].as_py() == self.kind)
             and (self.stream is None or rows.column("stream")[row].as_py() == self.stream)
         )
 
 
 def letters(log: Log, app: str, wanted: Wanted, sealer: Sealer | None = None) -> Iterator[Letter]:
-    """Yield the dead letters of an app that are wanted, oldest first.
+    """Yield the dead letters of an app that are wanted, partition by partition, oldest first.
 
     Raises:
         LettersError: no app of that name has written dead letters here.
@@ -77,16 +77,18 @@ def letters(log: Log, app: str, wanted: Wanted, sealer: Sealer | None = None) ->
     if topic not in topics:
         known = [name.removesuffix(".dead") for name in topics if name.endswith(".dead")]
         raise LettersError(f"no app {app!r} has dead letters in this log; {nearest(app, known)}")
-    for partition in range(topics[topic].partitions):
-        at, end = log.begin(topic, partition), log.end(topic, partition)
-        while at < end:
-            for base, rows in log.read_rows(topic, partition, at, _READ_ROWS):
+    count = topics[topic].partitions
+    for partition in range(count):
+        at = log.begin(topic, partition)
+        while stored := log.read_rows(topic, partition, at, _READ_ROWS):
+            for base, rows in stored:
                 at = base + rows.num_rows
-                chosen = [row for row in range(rows.num_rows) if wanted.fits(row, rows, base)]
+                numbers = range(base * count + partition, at * count + partition, count)
+                chosen = [row for row, number in enumerate(numbers) if wanted.fits(row, rows, number)]
                 some = rows.take(pa.array(chosen, pa.int64()))
                 sealed = some.column("sealed").to_pylist()
                 for row, letter, closed in zip(chosen, from_rows(some, sealer), sealed, strict=True):
-                    yield Letter(base + row, letter, closed)
+                    yield Letter(numbers[row], letter, closed)
 
 
 def one_letter(log: Log, app: str, number: int, sealer: Sealer | None) -> Letter:
@@ -127,6 +129,19 @@ def redrive(log: Log, app: str, chosen: Sequence[Letter], fixed: bytes | None, n
             log.append(stream, partition, values, now_ms, [each.letter.offset for each in part])
         sent[stream] = sent.get(stream, 0) + len(some)
     return sent
+
+
+def shown(raw: bytes) -> str:
+    r"""Return a record for people: its text, or its bytes where it is none.
+
+    >>> shown(b'{"a": 1}\n'), shown(b"\x00\x00\x01\xff")
+    ('{"a": 1}', '4 bytes: 000001ff')
+    """
+    try:
+        text = raw.decode().rstrip()
+    except UnicodeDecodeError:
+        text = "\0"
+    return text if text.isprintable() or raw[:1] == b"{" else f"{len(raw):,} bytes: {raw[:500].hex()}"
 
 
 def read_fix(path: Path) -> bytes:

@@ -1,15 +1,17 @@
-"""The live features of one key, from the newest snapshot and the log behind it."""
+"""The live features of one key, from the newest snapshots and the log behind them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from connectors.columns import hash_column
 from connectors.log import Log
+from connectors.partitions import partitions_of
 from connectors.schema import Field
 from connectors.secrets import Tokeniser
 from kernels import window_state as ws
@@ -20,10 +22,14 @@ from pipeline.app import App
 from pipeline.engine import Engine
 from pipeline.errors import nearest
 from pipeline.groups import Group
-from pipeline.live import group_of
 from pipeline.plan import GroupPlan, StreamPlan
 from pipeline.recovery import recover
+from pipeline.stages import LINES, Stage, decoding, stages_of
 from pipeline.state_store import StateStore
+from pipeline.topics import count_partitions
+
+if TYPE_CHECKING:
+    from connectors.formats import Decode
 
 
 class StateError(ValueError):
@@ -65,11 +71,13 @@ class KeyState:
         stream, key: where to look, the field.
         as_of_ms: event time at which the features hold: the newest of the stream.
         commit: of the newest decisions that the state includes, `replayed` records of the log after its snapshot.
-        waiting: records in the log that nothing has decided yet.
+        waiting: records of producers that nothing has decided yet, in the partitions looked at; ends of transactions
+            count too on Kafka.
         events: of the key in its windows' memory; -1 if it has none.
         newest_ms: event time of the newest of them; None if there is none.
         in_a_window: whether one of its events is young enough for one of its windows.
         features: all of this key.
+        kept_in: stages and partitions that know it; () if there is one partition only.
     """
 
     stream: str
@@ -82,6 +90,7 @@ class KeyState:
     newest_ms: int | None
     in_a_window: bool
     features: tuple[KeyFeature, ...]
+    kept_in: tuple[str, ...] = ()
 
     @property
     def status(self) -> str:
@@ -98,6 +107,8 @@ class KeyState:
             "unknown": "unknown: no event of it, or none for longer than the longest window",
         }
         pairs: list[tuple[str, object]] = [("key", f"{self.stream} by {self.key}"), ("status", status[self.status])]
+        if self.kept_in:
+            pairs.append(("kept in", ", ".join(self.kept_in)))
         if self.newest_ms is not None:
             pairs.append(("newest event", f"{when(self.newest_ms)} UTC, {age(self.as_of_ms - self.newest_ms)} before"))
         if self.commit:
@@ -120,30 +131,70 @@ def age(span_ms: int) -> str:
     return f"{span_ms / 86_400_000:.0f} days"
 
 
-def look_up(app: App, settings: Settings, log: Log, tokeniser: Tokeniser | None, stream: str, key: str) -> KeyState:
-    """Return what is known about a key.
+def look_up(
+    app: App,
+    settings: Settings,
+    log: Log,
+    tokeniser: Tokeniser | None,
+    stream: str,
+    key: str,
+    decoders: Mapping[str, Decode] | None = None,
+) -> KeyState:
+    """Return what is known about a key, in each stage that computes something by it.
 
     Args:
         stream: a decided stream of the app.
         key: `card=4111...`, or the value alone if the stream is grouped by one field.
+        decoders: of streams whose messages are no JSON, by name.
 
     Raises:
         StateError: there is no such stream or field, or the value does not fit it.
+        PeltonError: topics are missing or differ in their partitions.
     """
     if stream not in app.plans:
         raise StateError(f"app {app.name!r} decides no stream {stream!r}; {nearest(stream, app.plans)}")
     plan = app.plans[stream]
     by, value = _field_and_value(plan, key)
-    hashed = _hash(plan.stream.schema.field(by), value, tokeniser)
-    name = group_of(app.name, stream)
-    store = StateStore.of(settings.state, name, 0)
-    found = recover(plan, log, name, 0, store, tokeniser)
-    waiting = sum(log.end(each, 0) - at for each, at in found.positions.items())
-    known = _look(found.engine, by, hashed)
+    texts = _as_sent_and_kept(plan.stream.schema.field(by), value, tokeniser)
+    count = count_partitions(app, log)
+    stages = [each for each in stages_of(app, count) if each.plan.stream is plan.stream]
+    looks = [
+        _look_in(stage, settings, log, tokeniser, by, texts)
+        for stage in decoding(stages, decoders or {})
+        if any(group.key == by for group in stage.plan.groups)
+    ]
+    newest_ms = [each.newest_ms for each in looks if each.newest_ms is not None]
     return KeyState(
-        stream, by, found.engine.admissions[stream].high_ms, found.commit, found.replayed, waiting, known.events,
-        known.newest_ms, known.in_a_window, tuple(known.features),
+        stream, by, max(each.as_of_ms for each in looks), max(each.commit for each in looks),
+        sum(each.replayed for each in looks), sum(each.waiting for each in looks),
+        max(each.events for each in looks), max(newest_ms, default=None), any(each.in_a_window for each in looks),
+        tuple(feature for each in looks for feature in each.features),
+        tuple(f"{each.group} partition {each.partition}" for each in looks) if count > 1 else (),
     )  # fmt: skip
+
+
+def _look_in(
+    stage: Stage, settings: Settings, log: Log, tokeniser: Tokeniser | None, by: str, texts: tuple[pa.Array, pa.Array]
+) -> _Found:
+    """Ask a stage, in the partition where the key belongs; producers may have put it elsewhere at the entrance."""
+    as_sent, as_kept = texts
+    key = int(hash_column(as_kept)[0])
+    there = int(partitions_of(as_sent if stage.is_entrance else as_kept, stage.partitions)[0])
+    others = [each for each in range(stage.partitions) if each != there] if stage.is_entrance else []
+    first: _Found | None = None
+    for partition in (there, *others):
+        store = StateStore.of(settings.state, stage.group, partition)
+        recovered = recover(stage, log, stage.group, partition, store, tokeniser)
+        found = _look(recovered.engine, by, key)
+        found.group, found.partition = stage.group, partition
+        found.commit, found.replayed = recovered.commit, recovered.replayed
+        lines = [each.topic for each in stage.inputs if each.kind == LINES]
+        found.waiting = sum(max(log.end(each, partition) - recovered.positions[each], 0) for each in lines)
+        if found.events >= 0:
+            return found
+        first = first or found
+    assert first is not None
+    return first
 
 
 def _field_and_value(plan: StreamPlan, key: str) -> tuple[str, str]:
@@ -161,39 +212,47 @@ def _field_and_value(plan: StreamPlan, key: str) -> tuple[str, str]:
     return fields[0], key
 
 
-def _hash(kind: Field, value: str, tokeniser: Tokeniser | None) -> int:
+def _as_sent_and_kept(kind: Field, value: str, tokeniser: Tokeniser | None) -> tuple[pa.Array, pa.Array]:
+    """Return a key as producers send it and as it is kept: a token, if it is sensitive."""
+    kept = value
     if kind.sensitive:
         if tokeniser is None:
             raise StateError(f"{kind.name} is sensitive and there is no key to find it by; set PELTON_KEY")
-        value = tokeniser.token(kind.sensitive, value)
+        kept = tokeniser.token(kind.sensitive, value)
     try:
-        column = pa.array([value]).cast(kind.arrow_type)
+        column = pa.array([kept]).cast(kind.arrow_type)
     except pa.ArrowInvalid:
         raise StateError(f"{kind.name} is {value!r}; it is a {kind.type}") from None
-    return int(hash_column(column)[0])
+    return (pa.array([value]) if kind.sensitive else column), column
 
 
 def _look(engine: Engine, by: str, key: int) -> _Found:
     """Ask every group of windows by a field."""
-    found = _Found()
-    admission = engine.admissions[engine.plan.stream.name]
+    floor_ms, lateness_ms = engine.floor_ms, engine.plan.stream.lateness_ms
+    found = _Found(max(floor_ms + lateness_ms, 0))
     for plan, group in zip(engine.plan.groups, engine.groups, strict=True):
         if plan.key != by:
             continue
-        rows, values = group.look(key, admission.high_ms, admission.floor_ms)
+        rows, values = group.look(key, floor_ms + lateness_ms, floor_ms)
         found.events = max(found.events, rows)
         newest_ms = _newest_ms(group, key)
         if newest_ms is not None:
             found.newest_ms = max(newest_ms, found.newest_ms or newest_ms)
-            found.in_a_window |= newest_ms > admission.high_ms - plan.retention_ms
+            found.in_a_window |= newest_ms > floor_ms + lateness_ms - plan.retention_ms
         found.features += _named(engine.plan, plan, values.tolist() if rows >= 0 else None)
     return found
 
 
 @dataclass
 class _Found:
-    """What the groups of one key know together; see `KeyState`."""
+    """What the groups of one key in a stage know together; see `KeyState`."""
 
+    as_of_ms: int
+    group: str = ""
+    partition: int = 0
+    commit: int = 0
+    replayed: int = 0
+    waiting: int = 0
     events: int = -1
     newest_ms: int | None = None
     in_a_window: bool = False

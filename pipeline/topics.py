@@ -32,6 +32,17 @@ def decisions_schema(app: App) -> pa.Schema:
     return pa.schema(list(fields.values()), metadata={"key": "event_id"})
 
 
+def rows_of_name(app: str) -> dict[str, pa.Schema]:
+    """Return the columns of those topics of rows that are the same for all apps: the dead letters."""
+    return {dead_topic(app): dead_letters.SCHEMA.with_metadata({"value": "raw"})}
+
+
+def rows_of(app: App) -> dict[str, pa.Schema]:
+    """Return the columns of an app's topics of rows, on however many partitions; see `Log.create_topic`."""
+    between = dict.fromkeys(internal_topics(stages_of(app, 2)), pa.schema([]))  # batches that carry their own schema
+    return between | {decisions_topic(app.name): decisions_schema(app)} | rows_of_name(app.name)
+
+
 def create_topics(app: App, log: Log, partitions: int = 1) -> None:
     """Make the topics of an app where they are missing; those of sensitive streams and dead letters are encrypted.
 
@@ -43,10 +54,9 @@ def create_topics(app: App, log: Log, partitions: int = 1) -> None:
         for each in stage.inputs:
             if each.kind == LINES:
                 log.create_topic(each.topic, partitions, sealed=each.schema.has_sensitive)
-    for name in internal_topics(stages):
-        log.create_topic(name, partitions, rows=pa.schema([]))  # batches that carry their own schema
-    log.create_topic(decisions_topic(app.name), partitions, rows=decisions_schema(app))
-    log.create_topic(dead_topic(app.name), partitions, rows=dead_letters.SCHEMA.with_metadata({"value": "raw"}))
+    rows = rows_of(app)
+    for name in (*internal_topics(stages), decisions_topic(app.name), dead_topic(app.name)):
+        log.create_topic(name, partitions, rows=rows[name])
 
 
 def count_partitions(app: App, log: Log) -> int:

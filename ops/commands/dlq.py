@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from ops.commands.options import DataFolder
+from ops.commands.options import DataFolder, Kafka
 
 dlq = typer.Typer(help="Records not applied, and why.", no_args_is_help=True)
 
@@ -22,20 +22,23 @@ def list_(
     kind: Kind = None,
     stream: StreamName = None,
     limit: Annotated[int, Option(min=1, help="At most so many.")] = 20,
+    kafka: Kafka = None,
     data_folder: DataFolder = None,
 ) -> None:
     """List dead letters: number, kind and cause, oldest first.
 
     \b
     For example: pelton dlq list bank.py --kind late
+                 pelton dlq list bank --kafka localhost:9092
     """
     from ops.app_names import app_name
     from ops.letters import Wanted, letters
+    from ops.opened import opened_log
     from ops.settings import Settings
     from ops.terminal import note, say, table
 
     name = app_name(app)
-    with Settings.read(data_folder).open_log() as log:
+    with opened_log(Settings.read(data_folder), kafka, name) as log:
         found = list(islice(letters(log, name, Wanted((), kind, stream)), limit + 1))
     if not found:
         say("No dead letters of this kind." if kind or stream else "No dead letters.")
@@ -55,6 +58,7 @@ def show(
     app: AppName,
     number: Annotated[int, Argument(help="As `pelton dlq list` prints it.")],
     raw: Annotated[bool, Option("--raw", help="Only the original bytes, to correct them in a file.")] = False,
+    kafka: Kafka = None,
     data_folder: DataFolder = None,
 ) -> None:
     """Show a dead letter with its original bytes; those of sensitive streams need the key.
@@ -63,14 +67,16 @@ def show(
     For example: pelton dlq show bank.py 3 --raw > fixed.jsonl
     """
     from ops.app_names import app_name
-    from ops.letters import LettersError, one_letter
+    from ops.letters import LettersError, one_letter, shown
+    from ops.opened import opened_log
     from ops.settings import Settings
     from ops.terminal import facts, say
 
     settings = Settings.read(data_folder)
     _, sealer = settings.secrets()
-    with settings.open_log(sealer) as log:
-        found = one_letter(log, app_name(app), number, sealer)
+    name = app_name(app)
+    with opened_log(settings, kafka, name, sealer) as log:
+        found = one_letter(log, name, number, sealer)
     letter, hidden = found.letter, found.sealed and sealer is None
     if raw:
         if hidden:
@@ -82,7 +88,7 @@ def show(
         ("offset", letter.offset), ("kind", letter.kind), ("cause", letter.cause),
         ("encrypted", "yes" if found.sealed else "no"),
     ])  # fmt: skip
-    say("(encrypted, and there is no key; set PELTON_KEY)" if hidden else letter.raw.decode(errors="replace").rstrip())
+    say("(encrypted, and there is no key; set PELTON_KEY)" if hidden else shown(letter.raw))
 
 
 @dlq.command()
@@ -96,6 +102,7 @@ def redrive(
     fix: Annotated[
         Path | None, Option(metavar="FILE", help="The corrected record of one letter.", show_default=False)
     ] = None,
+    kafka: Kafka = None,
     data_folder: DataFolder = None,
 ) -> None:
     """Send dead letters in again; each is applied once, however often it is sent.
@@ -109,6 +116,7 @@ def redrive(
     from ops.app_names import app_name
     from ops.letters import LettersError, Wanted, letters, read_fix
     from ops.letters import redrive as send
+    from ops.opened import opened_log
     from ops.settings import Settings
     from ops.terminal import say
 
@@ -117,7 +125,7 @@ def redrive(
     name, settings = app_name(app), Settings.read(data_folder)
     fixed = read_fix(fix) if fix is not None else None
     _, sealer = settings.secrets()
-    with settings.open_log(sealer) as log:
+    with opened_log(settings, kafka, name, sealer) as log:
         chosen = list(islice(letters(log, name, Wanted(tuple(numbers or ()), kind, stream), sealer), limit))
         absent = sorted(set(numbers or ()) - {each.number for each in chosen}) if limit is None else []
         if absent:

@@ -1,0 +1,81 @@
+"""Looking at an app on Kafka with a real broker, two partitions and two keys: dead letters and the state of a key."""
+
+import json
+import re
+
+import pytest
+
+from connectors.kafka.log import KafkaLog
+from connectors.kafka.settings import KafkaSettings
+from pipeline.loading import load_app
+from pipeline.topics import decisions_topic, rows_of
+from tests.ops.test_kafka_commands import own  # noqa: F401
+
+
+@pytest.fixture
+def decided(own, pelton):  # noqa: F811
+    """An app that decided a day on two partitions: (app's name, name of its stream)."""
+    app, payments = own
+    pelton("topics create bank.py --partitions 2")
+    pelton(f"produce {payments} data/payments.jsonl --key card")
+    frauds = next(name for name in load_app("bank.py").streams if name != payments)
+    pelton(f"produce {frauds} data/frauds.jsonl --key event_id")
+    pelton("run bank.py --until-idle --plain --no-learn")
+    return app, payments
+
+
+def events_decided(address, name):
+    app, found = load_app("bank.py"), []
+    with KafkaLog(KafkaSettings.read(address, {}), rows=rows_of(app)) as log:
+        for partition in range(2):
+            at = log.begin(decisions_topic(name), partition)
+            while stored := log.read_rows(decisions_topic(name), partition, at, 10_000):
+                at = stored[-1][0] + stored[-1][1].num_rows
+                found += [each for _, rows in stored for each in rows.column("event_id").to_pylist()]
+    return found
+
+
+def numbers(text):
+    return [line.split()[0] for line in text.splitlines()[1:]]
+
+
+def test_dead_letters_are_listed_shown_and_sent_again_as_they_were(decided, pelton, bank, kafka):
+    app, payments = decided
+    late = numbers(pelton(f"dlq list {app} --kind late --limit 1000").stdout)
+    broken = numbers(pelton(f"dlq list {app} --kind invalid --limit 1000").stdout)
+    assert late
+    assert len({*late, *broken}) == len(late) + len(broken), "a number is of one letter, whatever its partition"
+    for number in late[0], late[-1]:
+        raw = pelton(f"dlq show {app} {number} --raw").stdout
+        assert raw.encode() in (bank / "data" / "payments.jsonl").read_bytes()
+    assert "encrypted  yes" in pelton(f"dlq show {app} {late[0]}").stdout
+    with KafkaLog(KafkaSettings.read(kafka, {})) as log:
+        before = [log.end(payments, partition) for partition in range(2)]
+    assert f"{payments}: {len(late)} sent again" in pelton(f"dlq redrive {app} --kind late").stdout
+    with KafkaLog(KafkaSettings.read(kafka, {})) as log:  # without a key: what was sealed could not be read
+        again = [log.read(payments, partition, before[partition], 1000) for partition in range(2)]
+    sent = [value for records in again for value in records.values.to_pylist()]
+    lines = (bank / "data" / "payments.jsonl").read_bytes()
+    assert len(sent) == len(late)
+    assert all(value.strip() in lines for value in sent)
+    count = len(events_decided(kafka, app))
+    pelton("run bank.py --until-idle --plain --no-learn")
+    ids = events_decided(kafka, app)
+    assert len(ids) == len(set(ids)) == count + len(late)
+    assert f"no app '{app}x' has dead letters" in pelton(f"dlq list {app}x", code=1).stderr
+
+
+def test_the_state_of_a_key_is_found_in_its_partition(decided, pelton, bank):
+    app, payments = decided
+    rows = [json.loads(line) for line in (bank / "data" / "payments.jsonl").read_bytes().splitlines()[-200:]
+            if line.startswith(b'{"event_id"')]  # fmt: skip
+    row = next(each for each in reversed(rows) if isinstance(each.get("card"), str) and each.get("terminal"))
+    card = pelton(f"state get {payments} card={row['card']} --app bank.py").stdout
+    terminal = pelton(f"state get {payments} terminal={row['terminal']} --app bank.py").stdout
+    assert re.search(rf"kept in +{app}.{payments} partition [01]\n", card)
+    assert re.search(rf"kept in +{app}.{payments}.terminal partition [01]\n", terminal)
+    assert re.search(r"status +live, \d+ events? in memory", card)
+    assert re.search(r"status +live, \d+ events? in memory", terminal)
+    assert re.search(r"count_1h +[1-9]", card)
+    assert re.search(r"terminal_24h +[1-9]", terminal)
+    assert "unknown" in pelton(f"state get {payments} card=4999 --app bank.py").stdout
