@@ -29,6 +29,7 @@ from pipeline.carried import APPEND_MS, FACT_FIELDS, Carried
 from pipeline.copies import EngineCopy, Stateful, restore_parts, whole_of
 from pipeline.facts import FactJoin, Facts
 from pipeline.feature_values import FeatureValues, input_matrix
+from pipeline.fingerprint import fingerprint_of
 from pipeline.groups import Group
 from pipeline.inputs import DeadLetter, Judged, Ledger, check_known
 from pipeline.label_queue import LabelQueue
@@ -100,6 +101,7 @@ class Engine:
     def __init__(self, plan: StreamPlan | Stage, tokeniser: Tokeniser | None = None) -> None:
         self.stage = stage = plan if isinstance(plan, Stage) else alone(plan)
         self.plan, self._tokeniser = stage.plan, tokeniser
+        self._fingerprint = fingerprint_of(stage.plan)
         judged_here = [each.stream for each in stage.inputs if each.kind == LINES and not each.label]
         self.admissions = {each.name: Admission(each.lateness_ms, each.future_tolerance_ms) for each in judged_here}
         self.floor = None if stage.is_entrance else StageFloor(stage.partitions)
@@ -331,7 +333,7 @@ class Engine:
             parts["join"] = self.join
         if self.labels is not None:
             parts["labels"] = self.labels
-        return parts
+        return {f"{name}@{self._fingerprint}": part for name, part in parts.items()}
 
     def copy(self, whole: bool = True) -> EngineCopy:
         """Begin a copy of the state as of now, to be made while batches go on.
