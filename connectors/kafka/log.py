@@ -107,6 +107,7 @@ class KafkaLog:
         self._connection = Connection(settings, timeout_s, loop)
         self._reader = Reader(self._connection)
         self._shelves = Shelves(feed_bytes_max)
+        self._taken: dict[tuple[str, int], tuple[int, int]] = {}  # row offset behind the last row of a message: its end
         self._tails = Tails(self._connection, self._reader, self._shelves)
         self._book = TopicBook(self._connection, sealer, rows or {})
         self._visible = Visible(self._reader)
@@ -273,6 +274,7 @@ class KafkaLog:
         found = codec.rows_from_messages(messages, offset, limit, schema, values, topic)
         behind = codec.row_offset(messages.end, schema)
         if not found and len(messages) and behind > offset:  # all rows of what is on the shelf were taken: go on behind
+            self._taken[topic, partition] = offset, messages.end
             return self.read_rows(topic, partition, behind, limit)
         return found
 
@@ -327,7 +329,8 @@ class KafkaLog:
         places = {}
         for (topic, partition), offset in after.items():
             self._book.find(topic, partition)
-            places[topic, partition] = self._book.message_offset(topic, offset)
+            taken, end = self._taken.get((topic, partition), (-1, -1))
+            places[topic, partition] = end if offset == taken else self._book.message_offset(topic, offset)
         try:
             return self._tails.wait(places, timeout_s)
         except (kafka.KafkaError, OSError) as error:
