@@ -46,12 +46,21 @@ AUDIT = sa.Table(
 )
 
 
+TRIES = 8  # there are four tables
+
+
 def connect(url: str) -> sa.Engine:
     """Return an engine whose tables exist."""
     engine = sa.create_engine(url)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
-    METADATA.create_all(engine)
+    for attempt in range(TRIES, 0, -1):  # another process may make one at this moment: then it is there next time
+        try:
+            METADATA.create_all(engine)
+            break
+        except (sa.exc.OperationalError, sa.exc.ProgrammingError, sa.exc.IntegrityError):
+            if attempt == 1:
+                raise
     return engine
 
 

@@ -32,7 +32,9 @@ def push(
         str, Option("--grafana", metavar="URL", envvar="PELTON_GRAFANA", help="Where Grafana is.", show_default=True)
     ] = "http://localhost:3000",
 ) -> None:
-    """Make or replace the dashboard in a Grafana; PELTON_GRAFANA_TOKEN, or _USER and _PASSWORD, say who you are.
+    """Make or replace the dashboard in a Grafana.
+
+    PELTON_GRAFANA_TOKEN, or PELTON_GRAFANA_USER and _PASSWORD, say who you are.
 
     \b
     For example: pelton dashboards push --grafana http://localhost:3000

@@ -1,5 +1,7 @@
 """The registry: what serves changes as one thing, is checked, can go back, and is never taken down by damage."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -183,6 +185,19 @@ def test_two_registries_on_the_same_folder_see_each_other_and_lose_no_change(reg
         thread.join()
     assert registry.generation("risk") == 60
     assert [serving.generation for serving in registry.history("risk")] == list(range(1, 61))
+
+
+def test_processes_that_make_the_registry_together_all_open_it(tmp_path):
+    code = "import sys; from models.registry import Registry; sys.stdin.readline(); Registry.open(None, PLACE).close()"
+    code = code.replace("PLACE", f"__import__('pathlib').Path({str(tmp_path / 'shared')!r})")
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    together = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(4)]
+    for process in together:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in together:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
 
 
 def test_old_snapshots_are_pruned_but_never_those_that_could_come_back(registry, tmp_path):
