@@ -136,10 +136,10 @@ class Connection:
         """Return which broker leads each topic and partition.
 
         Raises:
-            KafkaError: a topic or partition is not there, or has no leader until then.
+            KafkaError: a topic or partition is not there, has no leader until then, or no broker says so.
         """
         client = await self.client()
-        wanted = set(places)
+        wanted, answered = set(places), True
         while True:
             found = {}
             for topic, partition in wanted:
@@ -154,8 +154,10 @@ class Connection:
             for topic in sorted(missing & client.cluster.unauthorized_topics):
                 raise kafka.TopicAuthorizationFailedError(topic)
             if time.monotonic() > until_s:
+                if not answered or all(client.cluster.partitions_for_topic(topic) for topic in missing):
+                    raise kafka.LeaderNotAvailableError(*sorted(missing))
                 raise kafka.UnknownTopicOrPartitionError(*sorted(missing))
-            await client.force_metadata_update()
+            answered = await client.force_metadata_update()
             if any(client.cluster.leader_for_partition(kafka_place(*place)) is None for place in wanted):
                 await asyncio.sleep(RETRY_S)
 

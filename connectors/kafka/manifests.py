@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from aiokafka.errors import OffsetOutOfRangeError
+
 from connectors.kafka.reader import EARLIEST, LATEST, Place, Reader
 
 LOOK_BACK = 64  # offsets at first; each commit takes two, its manifest and the marker of its transaction
 
+TRIES_MAX = 5
+
 Numbered = tuple[int, int, bytes]  # commit, offset, manifest
+Found = TypeVar("Found")
 
 
 def manifest_topic(group: str) -> str:
@@ -16,7 +24,21 @@ def manifest_topic(group: str) -> str:
 
 async def newest_manifest(reader: Reader, topic: str, partition: int) -> Numbered | None:
     """Return the newest commit, None before the first."""
-    return await _newest(reader, (topic, partition), *await _bounds(reader, topic, partition))
+
+    async def look() -> Numbered | None:
+        return await _newest(reader, (topic, partition), *await _bounds(reader, topic, partition))
+
+    return await _though_others_forget(look)
+
+
+async def _though_others_forget(look: Callable[[], Awaitable[Found]]) -> Found:
+    """Look anew where what was looked at was forgotten meanwhile: a former owner's last snapshot may do so late."""
+    for _ in range(TRIES_MAX - 1):
+        try:
+            return await look()
+        except OffsetOutOfRangeError:
+            continue
+    return await look()
 
 
 async def _newest(reader: Reader, place: Place, begin: int, end: int) -> Numbered | None:
@@ -34,6 +56,10 @@ async def _newest(reader: Reader, place: Place, begin: int, end: int) -> Numbere
 
 async def manifests_since(reader: Reader, topic: str, partition: int, since: int) -> list[Numbered]:
     """Return the manifests of commits after `since`, oldest first."""
+    return await _though_others_forget(lambda: _since(reader, topic, partition, since))
+
+
+async def _since(reader: Reader, topic: str, partition: int, since: int) -> list[Numbered]:
     begin, end = await _bounds(reader, topic, partition)
     found: list[Numbered] = []
     start, stop, back = end, end, LOOK_BACK
@@ -48,6 +74,10 @@ async def manifests_since(reader: Reader, topic: str, partition: int, since: int
 
 async def forget_before(reader: Reader, topic: str, partition: int, commit: int) -> int:
     """Remove the manifests of commits before this one, never the newest; return how many."""
+    return await _though_others_forget(lambda: _forget(reader, topic, partition, commit))
+
+
+async def _forget(reader: Reader, topic: str, partition: int, commit: int) -> int:
     place = (topic, partition)
     begin, end = await _bounds(reader, topic, partition)
     newest = await _newest(reader, place, begin, end)
