@@ -8,12 +8,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from connectors.columns import valid_rows, views_of
-from connectors.json_text import json_values
-from kernels.csv_rows import BARE, FLOAT, INTEGER, NUMBER_BYTES, QUOTED, write_rows
-from kernels.shortest import powers_of_ten
+from connectors.json_text import json_values, stacked
+from kernels.csv_rows import BARE, FLOAT, INTEGER, QUOTED, write_rows
+from kernels.number_text import NUMBER_BYTES
+from kernels.shortest import TENS, powers_of_ten
 
 ROWS_AT_ONCE = 8192  # what is written at once stays in the processor's cache
-_TENS = 10 ** np.arange(20, dtype=np.uint64)
 _CELL_BYTES = NUMBER_BYTES + 3
 _SLACK = 64
 
@@ -64,8 +64,8 @@ class _Cells:
                 texts += [offsets[:-1], np.where(valid_rows(column), ends, -1) if column.null_count else ends]
                 self._held.append(data)
         self._kinds, self._places = np.array(kinds, np.int8), np.array(places, np.int64)
-        self._numbers = _stacked(numbers, rows.num_rows)
-        self._texts = _stacked(texts, rows.num_rows)
+        self._numbers = stacked(numbers, rows.num_rows)
+        self._texts = stacked(texts, rows.num_rows)
         self._addresses = np.array([data.ctypes.data for data in self._held], np.int64)
 
     def room(self, first: int, end: int) -> int:
@@ -77,16 +77,9 @@ class _Cells:
         """Write some lines and return how many bytes they take."""
         size: int = write_rows(
             self._kinds, self._places, self._numbers, self._texts, self._addresses,
-            first, end, powers_of_ten(), _TENS, out,
+            first, end, powers_of_ten(), TENS, out,
         )  # fmt: skip
         return size
-
-
-def _stacked(columns: list[NDArray[np.int64]], rows: int) -> NDArray[np.int64]:
-    stacked = np.empty((len(columns), rows), np.int64)
-    for place, column in enumerate(columns):
-        stacked[place] = column
-    return stacked
 
 
 def _plain(column: pa.Array) -> pa.Array:

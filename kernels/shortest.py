@@ -16,6 +16,8 @@ _MANTISSA = (1 << 52) - 1
 _HIDDEN = 1 << 52
 CENTS_MAX = 10**15  # decimals of 15 digits are all different float64s, so one of them is the shortest
 
+TENS = 10 ** np.arange(20, dtype=np.uint64)
+
 U = np.uint64
 
 

@@ -107,12 +107,14 @@ class Decider:
     ) -> pa.ListArray:
         """Explain what is not simply allowed: the rule first, then the features that moved the score most."""
         asked = np.flatnonzero(codes != 0)
-        words: list[list[str]] = [[] for _ in range(len(features))]
         explained = served.scorer.reasons(features[asked]) if served.scorer is not None else [[] for _ in asked]
+        words: list[str] = []
+        counts = np.zeros(len(features) + 1, np.int32)
         for event, reasons in zip(asked, explained, strict=True):
             by_rule = [f"rule: {self.task.rules[rules[event]].name}"] if rules[event] >= 0 else []
-            words[event] = by_rule + reasons
-        return pa.array(words, pa.list_(pa.string()))
+            words += by_rule + reasons
+            counts[event + 1] = len(by_rule) + len(reasons)
+        return pa.ListArray.from_arrays(pa.array(np.cumsum(counts, dtype=np.int32)), pa.array(words, pa.string()))
 
 
 def _same(text: str, count: int) -> pa.Array:
