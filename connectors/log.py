@@ -190,6 +190,9 @@ class Log(Protocol):
     def begin(self, topic: str, partition: int) -> int:
         """Return the oldest offset that can be read (`end` if there is none)."""
 
+    def offset_since(self, topic: str, partition: int, append_ms: int) -> int:
+        """Return an offset so that all records appended at a time or later stand from there on; `begin` may be it."""
+
     def end(self, topic: str, partition: int) -> int:
         """Return the offset behind the last record that can be read: the next one gets this offset or a later one."""
 

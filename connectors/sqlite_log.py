@@ -160,6 +160,10 @@ class SqliteLog:
         """Return the oldest offset that can be read."""
         return self._bounds(topic, partition)[0]
 
+    def offset_since(self, topic: str, partition: int, append_ms: int) -> int:
+        """Return `begin`, from which on everything stands."""
+        return self.begin(topic, partition)
+
     def end(self, topic: str, partition: int) -> int:
         """Return the offset that the next record gets."""
         return self._bounds(topic, partition)[1]

@@ -7,12 +7,30 @@ from collections.abc import Iterator, Mapping
 from connectors.files import FileInput
 from connectors.records import Chunk
 from connectors.secrets import Tokeniser
-from ops.terminal import Step
+from ops.terminal import Step, progress, say
 from pipeline.app import App
 from pipeline.engine import Featured
 from pipeline.recovery import streams_of
 from pipeline.replay import Replay
 from pipeline.verify import Verification, verify
+
+
+def verify_and_tell(
+    app: App, inputs: Mapping[str, FileInput], sample: int, seed: int, tokeniser: Tokeniser | None
+) -> bool:
+    """Verify files and print what came out; return whether everything agrees."""
+    with progress("verifying") as step:
+        found = verify_files(app, inputs, sample, seed, tokeniser, step)
+    for name, each in found.items():
+        say(
+            f"{name}: {each.mismatches + each.misjudged:,} mismatches in {each.values_checked:,} values of "
+            f"{each.events_checked:,} of {each.events:,} events: {each.ppm:g} ppm"
+        )
+        for mismatch in each.first:
+            say(f"  {mismatch}")
+        if each.values_skipped:
+            say(f"  {each.values_skipped:,} values of features over features left out; a smaller --sample checks all")
+    return all(each.holds for each in found.values())
 
 
 def verify_files(

@@ -5,7 +5,7 @@ An event's features stand in the row that was passed on, or in its decision.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,15 +38,24 @@ class AsServed:
 
 
 def commits_as_served(
-    app: App, stage: Stage, log: Log, partition: int
+    app: App,
+    stage: Stage,
+    log: Log,
+    partition: int,
+    since_commit: int = 0,
+    begin: Callable[[str, int], int] | None = None,
 ) -> Iterator[tuple[Mapping[str, Arrival], AsServed]]:
     """Yield what each commit of a stage took, and what it served, as far back as its manifests go.
+
+    Args:
+        since_commit: only later ones.
+        begin: topic, partition -> offset from which on to look for what they served; None for all.
 
     Snapshots let manifests be forgotten that no recovery needs; windows that reach back behind the oldest one cannot be
     recomputed by what is left.
     """
-    sources = _sources(app, stage, log, partition)
-    for _, payload in log.manifests(stage.group, partition, 0):
+    sources = _sources(app, stage, log, partition, begin or log.begin)
+    for _, payload in log.manifests(stage.group, partition, since_commit):
         inputs = decode(payload).inputs
         first, end = inputs.get(stage.main.topic, (0, 0))
         chunks = chunks_again(stage, log, partition, inputs)
@@ -99,7 +108,7 @@ class _Source:
         return rows.filter(pc.equal(rows.column(name), pa.scalar(value)))
 
 
-def _sources(app: App, stage: Stage, log: Log, partition: int) -> list[_Source]:
+def _sources(app: App, stage: Stage, log: Log, partition: int, begin: Callable[[str, int], int]) -> list[_Source]:
     if stage.decides:
         topic, found = decisions_topic(app.name), []
         for task in app.tasks:
@@ -107,15 +116,15 @@ def _sources(app: App, stage: Stage, log: Log, partition: int) -> list[_Source]:
                 decider = Decider(task, stage.plan)
                 names = decider.schema.names[-len(decider.names) :]
                 features = dict(zip(decider.columns, names, strict=True))
-                begin = log.begin(topic, partition)
-                found.append(_Source(log, topic, partition, begin, "source_offset", features, ("task", task.name), []))
+                at = begin(topic, partition)
+                found.append(_Source(log, topic, partition, at, "source_offset", features, ("task", task.name), []))
         return found
     output = next((each for each in stage.outputs if each.kind != FACTS), None)
     if output is None:
         return []
     features = {column: stage.plan.names[column] for column in output.features}
     return [
-        _Source(log, output.topic, p, log.begin(output.topic, p), OFFSET, features, (SOURCE, partition), [])
+        _Source(log, output.topic, p, begin(output.topic, p), OFFSET, features, (SOURCE, partition), [])
         for p in range(stage.partitions)
     ]
 

@@ -150,6 +150,14 @@ def judge(chunk: Chunk, schema: Schema, admission: Admission, tokeniser: Tokenis
     return Judged(times_ms, floors_ms, applied, RowColumns(rows, schema), offsets, ids, ledger, dead)
 
 
+def judged_as(chunk: Chunk, schema: Schema, admission: Admission, tokeniser: Tokeniser | None) -> NDArray[np.int8]:
+    """Return (rows,) what `judge` takes each row for, APPLIED, FUTURE, LATE or DUPLICATE, and nothing else."""
+    rows, index = tokenised(chunk.decoded.rows, schema, tokeniser), chunk.decoded.index
+    append_ms = chunk.append_ms[index] if chunk.append_ms is not None else None
+    times_ms, ids = np.array(ints_of(rows.column(schema.time))), hash_column(rows.column(schema.id))
+    return admission.judge(times_ms, ids, append_ms, _redriven(chunk, index))[0]
+
+
 def _redriven(chunk: Chunk, index: Int64s) -> NDArray[np.uint64] | None:
     if chunk.redriven_from is None:
         return None

@@ -283,6 +283,12 @@ class KafkaLog:
         self._book.find(topic, partition)
         return self._book.row_offset(topic, self._bound(topic, partition, EARLIEST))
 
+    def offset_since(self, topic: str, partition: int, append_ms: int) -> int:
+        """Return the offset of the first record of a time or later, by the topic's clock; the end if there is none."""
+        self._book.find(topic, partition)
+        offset = self._bound(topic, partition, max(append_ms, 0))
+        return self._book.row_offset(topic, offset) if offset >= 0 else self.end(topic, partition)
+
     def end(self, topic: str, partition: int) -> int:
         """Return the offset behind the last committed record, as far as a feed knows if there is one."""
         self._book.find(topic, partition)

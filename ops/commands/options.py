@@ -24,6 +24,13 @@ Inputs = Annotated[
         help="JSON lines, CSV (both also .gz) or Parquet, in arrival order; NAME=FILE says of which stream.",
     ),
 ]  # fmt: skip
+SomeInputs = Annotated[
+    list[str] | None,
+    Option(
+        "--input", "-i", metavar="FILE", show_default=False,
+        help="JSON lines, CSV (both also .gz) or Parquet, in arrival order; NAME=FILE says of which stream.",
+    ),
+]  # fmt: skip
 Data = Annotated[
     list[str],
     Option(

@@ -7,6 +7,8 @@ import pytest
 
 from connectors.kafka.log import KafkaLog
 from connectors.kafka.settings import KafkaSettings
+from ops.live_parity import watch
+from ops.settings import Settings
 from pipeline.loading import load_app
 from pipeline.topics import decisions_topic, rows_of
 from tests.ops.test_kafka_commands import own  # noqa: F401
@@ -79,3 +81,14 @@ def test_the_state_of_a_key_is_found_in_its_partition(decided, pelton, bank):
     assert re.search(r"count_1h +[1-9]", card)
     assert re.search(r"terminal_24h +[1-9]", terminal)
     assert "unknown" in pelton(f"state get {payments} card=4999 --app bank.py").stdout
+
+
+def test_what_is_served_is_recomputed_from_the_topics(decided, pelton, kafka):
+    done = pelton(f"verify bank.py --kafka {kafka}")
+    found = re.fullmatch(
+        r"0 mismatches in ([\d,]+) values of ([\d,]+) of the last ([\d,]+) events: 0 ppm, in .* s\n", done.stdout
+    )  # noqa: E501
+    assert found, done.stdout
+    assert int(found[1].replace(",", "")) > 1000
+    app = load_app("bank.py")
+    assert watch(app, Settings.read(), kafka, 100, 1, 0.0, rounds=2)
