@@ -269,7 +269,7 @@ class KafkaLog:
         info = self._book.find(topic, partition)
         schema = self._book.columns(topic)
         count = ARROW_MESSAGES_MAX if codec.is_arrow(schema) else limit  # the first may have no rows left
-        messages = self._messages(topic, partition, codec.message_offset(offset, schema), count, keep=True)
+        messages = self._messages(topic, partition, self._message_at(topic, partition, offset), count, keep=True)
         values = codec.opened(messages, messages.values, lambda: self._book.sealer_of(info))
         found = codec.rows_from_messages(messages, offset, limit, schema, values, topic)
         behind = codec.row_offset(messages.end, schema)
@@ -277,6 +277,11 @@ class KafkaLog:
             self._taken[topic, partition] = offset, messages.end
             return self.read_rows(topic, partition, behind, limit)
         return found
+
+    def _message_at(self, topic: str, partition: int, offset: int) -> int:
+        """Return where to look for what is at an offset: behind its message, if all rows of that were taken."""
+        taken, end = self._taken.get((topic, partition), (-1, -1))
+        return end if offset == taken else self._book.message_offset(topic, offset)
 
     def begin(self, topic: str, partition: int) -> int:
         """Return the oldest offset that can be read."""
@@ -335,8 +340,7 @@ class KafkaLog:
         places = {}
         for (topic, partition), offset in after.items():
             self._book.find(topic, partition)
-            taken, end = self._taken.get((topic, partition), (-1, -1))
-            places[topic, partition] = end if offset == taken else self._book.message_offset(topic, offset)
+            places[topic, partition] = self._message_at(topic, partition, offset)
         try:
             return self._tails.wait(places, timeout_s)
         except (kafka.KafkaError, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -18,6 +19,8 @@ from connectors.kafka.messages import Outgoing
 from connectors.log import Lines, LogError, Sealer, TopicInfo, agreed, check_partition, needed_sealer, unknown_topic
 from connectors.records import Int64s
 
+LIST_S = 2.0  # for so long a list of all topics is good: each stage and partition asks when it is taken over
+
 
 class TopicBook:
     """Topics by name, asked for once; safe with many threads. Everything raises LogError."""
@@ -26,6 +29,7 @@ class TopicBook:
         self._connection, self._sealer = connection, sealer
         self._rows = dict(rows)
         self._topics: dict[str, TopicInfo] = {}
+        self._listed: tuple[float, list[TopicInfo]] = (float("-inf"), [])
         self._lock = threading.RLock()
 
     def create(self, asked: TopicInfo) -> TopicInfo:
@@ -44,12 +48,21 @@ class TopicBook:
                 if topic.retention_ms != there.retention_ms:
                     admin.keep(name, topic.retention_ms)
             self._topics[name] = topic
+            self._listed = (float("-inf"), [])
             if asked.rows is not None:
                 self._rows[name] = asked.rows
         return topic
 
     def all(self) -> list[TopicInfo]:
-        """Return all topics by name, without those of manifests."""
+        """Return all topics by name, without those of manifests; what others changed a moment ago may not show."""
+        with self._lock:
+            listed_s, listed = self._listed
+            if time.monotonic() - listed_s >= LIST_S:
+                listed = self._list()
+                self._listed = time.monotonic(), listed
+            return list(listed)
+
+    def _list(self) -> list[TopicInfo]:
         with self.administration() as admin:
             found = admin.describe([name for name in admin.names() if not name.endswith(manifest_topic(""))])
             seals = {name: info.sealed for name, info in self._topics.items()}
