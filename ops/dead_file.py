@@ -7,15 +7,14 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from connectors.files import FileInput
 from connectors.secrets import Sealer, Tokeniser
 from pipeline.app import App
 from pipeline.inputs import DeadLetter
 from pipeline.recovery import streams_of
-from pipeline.replay import Replay
+from pipeline.replay import Blocks, Replay
 
 
-def dead_of_files(app: App, inputs: Mapping[str, FileInput], tokeniser: Tokeniser | None) -> Iterator[DeadLetter]:
+def dead_of_files(app: App, inputs: Mapping[str, Blocks], tokeniser: Tokeniser | None) -> Iterator[DeadLetter]:
     """Yield what an app would not apply, in the order in which it was refused: a replay of its own, without output."""
     for name, plan in app.plans.items():
         if name in inputs:

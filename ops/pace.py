@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.files import Block, FileInput
+from connectors.files import Block
 from connectors.records import Chunk
+from pipeline.replay import Blocks
 
 BLOCK_S = 0.1  # events of about so much of the waiter's time go together
 BLOCK_ROWS_MAX = 4096
@@ -54,7 +55,7 @@ class Pace:
 class PacedInput:
     """A FileInput in blocks that are small enough to be let out in time."""
 
-    def __init__(self, source: FileInput, pace: Pace) -> None:
+    def __init__(self, source: Blocks, pace: Pace) -> None:
         self._source, self._pace = source, pace
 
     def blocks(self) -> Iterator[Block]:

@@ -49,8 +49,10 @@ def ledger_line(ledger: Ledger) -> str:
 
 def summary(done: ReplaySummary, output: str | None, dead_to: Path | None = None) -> Iterator[str]:
     """Yield the lines that end a replay."""
-    rate = done.events / done.seconds if done.seconds > 0 else 0.0
+    rate = (done.events + done.before) / done.seconds if done.seconds > 0 else 0.0
     yield f"{done.events:,} events in {done.seconds:.2f} s, {rate:,.0f} events/s"
+    if done.before:
+        yield f"{done.before:,} earlier ones were seen by windows only"
     for name, ledger in done.ledgers.items():
         yield f"{name}: {ledger_line(ledger)}"
     if done.decisions:

@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
 from connectors.behind_sink import BehindSink
-from connectors.files import FileInput
 from connectors.records import Chunk
 from connectors.sinks import Sink, open_sink
 from ops.pace import Pace, PacedInput
@@ -26,6 +25,7 @@ from pipeline.engine import Featured
 from pipeline.inputs import Ledger
 from pipeline.plan import StreamPlan
 from pipeline.replay import Replay
+from pipeline.row_columns import RowColumns
 from pipeline.windows import WindowFeature
 
 if TYPE_CHECKING:
@@ -35,6 +35,19 @@ if TYPE_CHECKING:
 WAITING_MAX = 3  # batches that wait to be written
 PROGRESS_EVERY_S = 0.1
 Progress = Callable[[int, int, int], None]  # bytes read, bytes in all, events
+
+
+class Source(Protocol):
+    """An input of a replay that knows how far it is, such as `connectors.files.FileInput`."""
+
+    bytes_read: int
+    bytes_total: int
+
+    def blocks(self) -> Iterator[Any]:
+        """Return undecoded blocks in order."""
+
+    def decode_block(self, block: Any) -> Chunk:
+        """Decode a block; any thread may."""
 
 
 class ReplayError(ValueError):
@@ -47,6 +60,7 @@ class ReplaySummary:
 
     Attributes:
         events: applied events of the decided streams.
+        before: how many more came before the time from which on rows are written; windows saw them.
         seconds: from the first byte read to the last one written.
         ledgers: per input.
         dead: how many records were invalid, future or late.
@@ -55,6 +69,7 @@ class ReplaySummary:
     """
 
     events: int = 0
+    before: int = 0
     seconds: float = 0.0
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     dead: int = 0
@@ -66,19 +81,20 @@ class ReplaySummary:
 
 def replay_files(
     app: App,
-    inputs: Mapping[str, FileInput],
+    inputs: Mapping[str, Source],
     output: str | None = None,
     features_only: bool = False,
     speed: float | None = None,
     served: Mapping[str, Served] | None = None,
     tokeniser: Tokeniser | None = None,
     progress: Progress | None = None,
+    since_ms: int | None = None,
 ) -> ReplaySummary:
-    """Run an app over files.
+    """Run an app over files, or over what topics hold.
 
     Args:
         app: with the stream of each input.
-        inputs: stream name -> its files.
+        inputs: stream name -> its records.
         output: where rows go, see `connectors.sinks.open_sink`; None to compute only. Where there are several tasks
             (with features_only: several decided streams), each has a file of its own: `out-NAME.csv`.
         features_only: write the event's id and the features, and decide nothing.
@@ -86,6 +102,7 @@ def replay_files(
         served: task name -> the models that decide; rules decide alone for tasks that are not there.
         tokeniser: for sensitive fields.
         progress: called about ten times a second.
+        since_ms: earlier events are seen by windows only: they are neither decided nor written.
 
     Raises:
         ReplayError: no input is of a stream that is decided.
@@ -108,7 +125,7 @@ def replay_files(
                 _TaskWriter(task, plan, (served or {}).get(task.name), _named(output, task.name, len(tasks)), done)
                 for task in mine
             ]
-        _replay(plan, inputs, writers, pace, tokeniser, progress, done)
+        _replay(plan, inputs, writers, pace, tokeniser, progress, done, since_ms)
     done.seconds = time.perf_counter() - started
     gc.freeze()
     return done
@@ -116,12 +133,13 @@ def replay_files(
 
 def _replay(
     plan: StreamPlan,
-    inputs: Mapping[str, FileInput],
+    inputs: Mapping[str, Source],
     writers: list[Any],
     pace: Pace | None,
     tokeniser: Tokeniser | None,
     progress: Progress | None,
     done: ReplaySummary,
+    since_ms: int | None,
 ) -> None:
     times = done.where_time_goes
     known = {name: each for name, each in inputs.items() if name in {plan.stream.name, *_others(plan)}}
@@ -135,7 +153,8 @@ def _replay(
             times["features"] += time.thread_time() - before
             if step is None:
                 break
-            _, featured = step
+            featured = step[1] if since_ms is None else since(step[1], since_ms)
+            done.before += len(step[1]) - len(featured)
             if pace is not None and len(featured):
                 pace.wait(featured.columns.times_ms)
             for writer in writers:
@@ -155,7 +174,20 @@ def _others(plan: StreamPlan) -> list[str]:
     return [*(each.name for each in plan.others), *facts]
 
 
-def _bytes(inputs: Mapping[str, FileInput]) -> tuple[int, int]:
+def since(featured: Featured, time_ms: int) -> Featured:
+    """Leave out events before a time."""
+    kept = featured.columns.times_ms >= time_ms
+    if kept.all():
+        return featured
+    rows = featured.rows.filter(pa.array(kept))
+    append_ms = featured.append_ms[kept] if featured.append_ms is not None else None
+    return replace(
+        featured, rows=rows, offsets=featured.offsets[kept], matrix=featured.matrix[kept],
+        columns=RowColumns(rows, featured.columns.schema), floors_ms=featured.floors_ms[kept], append_ms=append_ms,
+    )  # fmt: skip
+
+
+def _bytes(inputs: Mapping[str, Source]) -> tuple[int, int]:
     return sum(each.bytes_read for each in inputs.values()), sum(each.bytes_total for each in inputs.values())
 
 

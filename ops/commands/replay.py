@@ -5,12 +5,12 @@ from typing import Annotated
 
 from typer import Option
 
-from ops.commands.options import App, DataFolder, Inputs
+from ops.commands.options import App, DataFolder, Kafka, SomeInputs
 
 
 def replay(
     app: App,
-    inputs: Inputs,
+    inputs: SomeInputs = None,
     output: Annotated[
         str | None,
         Option(
@@ -31,24 +31,39 @@ def replay(
         Path | None,
         Option(metavar="FILE", help="Write what was not applied, as JSON lines.", show_default=False),
     ] = None,
+    from_topic: Annotated[
+        bool, Option("--from-topic", help="Not files: what the app's topics hold, with --kafka or of the log here.")
+    ] = False,
+    since: Annotated[
+        str | None,
+        Option(metavar="TIME", help="With --from-topic: events from then on; windows see more.", show_default=False),
+    ] = None,
+    kafka: Kafka = None,
     data_folder: DataFolder = None,
 ) -> None:
-    """Run an app over files: features and decisions as they would have been.
+    """Run an app over files or topics: features and decisions as they would have been.
+
+    Topics of several partitions are replayed as one, merged by event time.
 
     \b
     For example: pelton replay bank.py --input payments.jsonl frauds.jsonl --output decisions.csv
                  pelton replay bank.py --input payments.csv.gz --features-only --output features.parquet
+                 pelton replay bank.py --from-topic --since 2026-01-31 --kafka localhost:9092 -o decisions.csv
     """  # fmt: skip
-    from ops.inputs import open_inputs
+    from contextlib import ExitStack
+
     from ops.replay_view import read_speed, summary
     from ops.replaying import replay_files
     from ops.served import served_for
     from ops.settings import Settings
     from ops.terminal import note, progress, ready_kernels, say
+    from ops.times import read_time
+    from ops.topic_replay import ReplayInputs
     from pipeline.loading import load_app
 
     loaded, settings, factor = load_app(app), Settings.read(data_folder), read_speed(speed)
-    opened = open_inputs(loaded, inputs)
+    since_ms = read_time(since)
+    source = ReplayInputs(loaded, settings, inputs or [], from_topic, since_ms, kafka if from_topic else None, factor)
     ready_kernels()
     tokeniser, sealer = settings.secrets(loaded, make=True)
     served, notes = ({}, []) if features_only else served_for(loaded, settings, bundle)
@@ -60,20 +75,22 @@ def replay(
         ),
     ]:
         note(each.replace("APP", app))
-    with progress("replaying") as step:
-        done = replay_files(
-            loaded, opened, output, features_only, factor, served, tokeniser,
-            lambda read, total, events: step(read, total, f"{events:,} events"),
-        )  # fmt: skip
-    if dead is not None:
-        from ops.dead_file import dead_of_files, write_dead  # late: with it comes what recovers a log
+    with ExitStack() as stack:
+        opened = source.open(stack, sealer)
+        with progress("replaying") as step:
+            done = replay_files(
+                loaded, opened, output, features_only, factor, served, tokeniser,
+                lambda read, total, events: step(read, total, f"{events:,} events"), since_ms,
+            )  # fmt: skip
+        if dead is not None:
+            from ops.dead_file import dead_of_files, write_dead  # late: with it comes what recovers a log
 
-        hidden = {name for name, stream in loaded.streams.items() if stream.schema.has_sensitive}
-        write_dead(dead, dead_of_files(loaded, open_inputs(loaded, inputs), tokeniser), hidden, sealer)
-    for line in summary(done, output, dead):
-        say(line)
-    if done.dead and not done.events:
-        from ops.dead_file import dead_of_files
+            hidden = {name for name, stream in loaded.streams.items() if stream.schema.has_sensitive}
+            write_dead(dead, dead_of_files(loaded, source.open(stack, sealer), tokeniser), hidden, sealer)
+        for line in summary(done, output, dead):
+            say(line)
+        if done.dead and not done.events:
+            from ops.dead_file import dead_of_files
 
-        first = next(dead_of_files(loaded, open_inputs(loaded, inputs), tokeniser))
-        note(f"nothing was applied; the first record of {first.stream} is {first.kind}: {first.cause}")
+            first = next(dead_of_files(loaded, source.open(stack, sealer), tokeniser))
+            note(f"nothing was applied; the first record of {first.stream} is {first.kind}: {first.cause}")

@@ -1,0 +1,90 @@
+"""The inputs of `pelton replay`: files, or what an app's topics hold, with the history that windows need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from connectors.log import Log
+from ops.inputs import open_inputs
+from ops.message_formats import decoders_of
+from ops.opened import opened_log
+from ops.replaying import ReplayError, Source
+from ops.settings import Settings
+from pipeline.app import App
+from pipeline.recovery import history_ms, streams_of
+from pipeline.topic_input import TopicInput
+from pipeline.topics import count_partitions
+
+if TYPE_CHECKING:
+    from connectors.formats import Decode
+    from connectors.secrets import Sealer
+
+MARGIN_MS = 60_000  # between the clocks of brokers and producers
+
+
+def topic_inputs(app: App, log: Log, since_ms: int | None, decoders: Mapping[str, Decode]) -> dict[str, TopicInput]:
+    """Return stream -> what its topic holds.
+
+    Args:
+        since_ms: event time from which on features shall be right; None for all that is there.
+        decoders: of streams whose messages are no JSON.
+
+    Raises:
+        PeltonError: topics are missing or differ in their partitions.
+        LogError: the log cannot be read.
+    """
+    count, found = count_partitions(app, log), dict[str, TopicInput]()
+    for plan in app.plans.values():
+        for name, stream in streams_of(plan).items():
+            longest_ms = max(history_ms(each) for each in app.plans.values() if name in streams_of(each))
+            begin_ms = None if since_ms is None else since_ms - longest_ms - stream.future_tolerance_ms - MARGIN_MS
+            found.setdefault(name, TopicInput(log, stream, count, begin_ms, decoders.get(name)))
+    return found
+
+
+@dataclass(frozen=True)
+class ReplayInputs:
+    """Which inputs a replay was asked for; refused where they do not fit together.
+
+    Attributes:
+        files: as of `ops.inputs.match_files`; () with `from_topic`.
+        from_topic: what the app's topics hold.
+        since_ms: event time from which on features shall be right, of topics only.
+        kafka: where the topics are; None for the log of this machine.
+        speed: of files only.
+
+    Raises:
+        ReplayError: files and topics are both asked for, or what only one of them can do.
+    """
+
+    app: App
+    settings: Settings
+    files: Sequence[str]
+    from_topic: bool
+    since_ms: int | None
+    kafka: str | None
+    speed: float | None
+
+    def __post_init__(self) -> None:
+        """Refuse what does not fit together."""
+        if self.from_topic and self.files:
+            raise ReplayError("--from-topic and --input exclude each other; give one of them")
+        if self.from_topic and self.speed is not None:
+            raise ReplayError("--speed is of files; topics are replayed as fast as possible")
+        if not self.from_topic and self.since_ms is not None:
+            raise ReplayError("--since goes with --from-topic; files are replayed as a whole")
+
+    def open(self, stack: ExitStack, sealer: Sealer | None) -> Mapping[str, Source]:
+        """Return stream -> its records from the beginning; the stack closes what must be closed.
+
+        Raises:
+            ValueError: files or topics cannot be used, in one sentence.
+        """
+        if not self.from_topic:
+            return open_inputs(self.app, self.files)
+        log = stack.enter_context(opened_log(self.settings, self.kafka, self.app, sealer))
+        decoders = decoders_of(self.app) if self.kafka is not None else {}
+        return topic_inputs(self.app, log, self.since_ms, decoders)
