@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -163,29 +163,30 @@ class LiveFigures:
     def _take_decisions(self, step: Step, rows: pa.RecordBatch, at_s: float) -> None:
         count = rows.num_rows
         latency_ms = np.clip(step.committed_ms - step.append_ms, 0, LATENCY_MS_MAX)
-        np.add.at(self._latency, latency_ms, 1)
-        decisions = rows.column("decision").to_pylist()
+        within = np.bincount(latency_ms)
+        self._latency[: within.size] += within
+        decisions = rows.column("decision")
+        is_alert = pc.not_equal(decisions, "allow").to_numpy(zero_copy_only=False)
         at = np.arange(self._now.decided, self._now.decided + count)[-RECENT:] % RECENT
         self._recent[at] = latency_ms[-RECENT:]
-        self._alerts[at] = [decision != "allow" for decision in decisions[-RECENT:]]
+        self._alerts[at] = is_alert[-RECENT:]
         second = int(at_s)
         if self._rates and self._rates[-1][0] == second:
             self._rates[-1] = (second, self._rates[-1][1] + count)
         else:
             self._rates.append((second, count))
-        for decision, times in Counter(decisions).items():
-            self._counts[decision] += times
+        for each in pc.value_counts(decisions).to_pylist():
+            self._counts[each["values"]] += each["counts"]
         threshold = rows.column("threshold")[count - 1].as_py()
         self._now = replace(
             self._now, decided=self._now.decided + count,
             event_ms=max(self._now.event_ms, pc.max(rows.column("time_ms")).as_py()),
             threshold=float("nan") if threshold is None else threshold,
         )  # fmt: skip
-        self._show(step.rows, rows, decisions)
+        self._show(step.rows, rows, np.flatnonzero(is_alert)[-DECISIONS_KEPT:].tolist())
 
-    def _show(self, events: pa.RecordBatch, rows: pa.RecordBatch, decisions: list[str]) -> None:
+    def _show(self, events: pa.RecordBatch, rows: pa.RecordBatch, chosen: list[int]) -> None:
         """Keep what people want to see: every alert, and now and then what was allowed."""
-        chosen = [row for row, decision in enumerate(decisions) if decision != "allow"][-DECISIONS_KEPT:]
         self._since_allowed += len(chosen)
         if self._since_allowed >= ALLOWED_EVERY or not self._latest:
             chosen, self._since_allowed = [*chosen, rows.num_rows - 1], 0
@@ -197,7 +198,8 @@ class LiveFigures:
             reasons = rows.column("reasons")[row].as_py() or []
             time_ms, reason = rows.column("time_ms")[row].as_py(), reasons[0] if reasons else ""
             shown = Shown(
-                time_ms, str(who or ""), _number(amount), decisions[row], _number(score), _number(threshold), reason
+                time_ms, str(who or ""), _number(amount), rows.column("decision")[row].as_py(), _number(score),
+                _number(threshold), reason,
             )  # fmt: skip
             self._latest.appendleft(shown)
 
