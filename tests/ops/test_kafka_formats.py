@@ -12,12 +12,15 @@ import pytest
 
 from connectors.kafka.log import KafkaLog
 from connectors.kafka.settings import KafkaSettings
-from connectors.schema_registry import RegistrySettings, SchemaRegistry
+from connectors.schema_registry import RegistryError, RegistrySettings, SchemaRegistry
 from connectors.wire_writer import avro_schema, avro_writer
+from ops.kafka_running import KafkaRun, run_on_kafka
 from ops.producing import messages_of
+from ops.settings import Settings
 from pipeline.dead_letters import SCHEMA, dead_topic
 from pipeline.loading import load_app
 from pipeline.topics import create_topics, decisions_schema, decisions_topic
+from tests.connectors.fake_registry import FakeRegistry
 from tests.kafka_broker import fresh
 from tests.registry_server import registry_url  # noqa: F401
 
@@ -157,3 +160,44 @@ def test_produced_in_avro(kafka, registry_url, pelton, tmp_path, monkeypatch):  
     monkeypatch.setenv("PELTON_DATA", str(tmp_path / "data"))
     told = pelton(f"run {site.file} --until-idle --plain").stdout
     assert "42 = 20 applied + 20 duplicate + 2 invalid: closed" in told
+
+
+@pytest.fixture
+def fake():
+    registry = FakeRegistry()
+    yield registry
+    registry.close()
+
+
+def run_here(site, kafka, folder, url, monkeypatch, said):
+    """Run until all is decided; what is wrong on the way is said."""
+    monkeypatch.setenv("PELTON_SCHEMA_REGISTRY", url)
+    how = KafkaRun(KafkaSettings.read(kafka, {}), until_idle=True, plain=True, learn=False)
+    return dict(run_on_kafka(site.app, Settings(folder, folder / "log.db"), how, said))
+
+
+def test_a_registry_that_is_away_is_waited_for(kafka, fake, tmp_path, monkeypatch):
+    site, told = Site(tmp_path, kafka, "avro"), []
+    schema = avro_schema(site.app.streams[site.topic].schema, "Payment")
+    number = fake.add({"schema": schema}, f"{site.topic}-value")
+    site.produce([avro_writer(schema, number)(payment(each)) for each in range(10)])
+    fake.broken = (503, b"{}")
+
+    def said(text):
+        told.append(text)
+        if "answers 503" in text:
+            fake.broken = None
+
+    assert "10 events" in run_here(site, kafka, tmp_path, fake.url, monkeypatch, said)["decided"]
+    assert any("answers 503" in text and "trying again" in text for text in told)
+
+
+def test_a_registry_that_refuses_ends_the_worker_with_a_sentence(kafka, fake, tmp_path, monkeypatch):
+    site = Site(tmp_path, kafka, "avro")
+    schema = avro_schema(site.app.streams[site.topic].schema, "Payment")
+    number = fake.add({"schema": schema}, f"{site.topic}-value")
+    site.produce([avro_writer(schema, number)(payment(0))])
+    fake.login = "alice:secret"
+    with pytest.raises(RegistryError, match="check PELTON_SCHEMA_REGISTRY_USER and PELTON_SCHEMA_REGISTRY_PASSWORD"):
+        run_here(site, kafka, tmp_path, fake.url, monkeypatch, lambda text: None)
+    assert site.rows(dead_topic(site.name)) == []
