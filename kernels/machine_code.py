@@ -56,6 +56,10 @@ class MachineCode(msgspec.Struct, frozen=True, array_like=True):
     arguments: list[Argument]
 
 
+# Made once, here: msgspec crashes if two threads meet a type for the first time at once.
+_DECODER = msgspec.msgpack.Decoder(MachineCode)
+
+
 def encode(code: MachineCode) -> bytes:
     """Write machine code."""
     return msgspec.msgpack.encode(code)
@@ -67,7 +71,7 @@ def decode(content: bytes) -> MachineCode:
     Raises:
         ValueError: it is none.
     """
-    return msgspec.msgpack.decode(content, type=MachineCode)
+    return _DECODER.decode(content)
 
 
 def link(code: MachineCode, name: str, shared: bool) -> Any:

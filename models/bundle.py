@@ -77,6 +77,10 @@ class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
     files: dict[str, str]
 
 
+# Made once, here: msgspec crashes if two threads meet a type for the first time at once.
+_DECODER = msgspec.json.Decoder(_Manifest)
+
+
 def sha256(data: bytes) -> str:
     """Return the SHA-256 of bytes, 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
@@ -133,7 +137,7 @@ def read_bundle(folder: Path) -> Bundle:
     folder = Path(folder)
     content = _read(folder / MANIFEST, MANIFEST_BYTES_MAX)
     try:
-        manifest = msgspec.json.decode(content, type=_Manifest)
+        manifest = _DECODER.decode(content)
     except msgspec.DecodeError as cause:
         raise BundleError(
             f"{folder / MANIFEST} cannot be read: {cause}; copy the bundle again from its source"

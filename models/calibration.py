@@ -209,8 +209,12 @@ def _newton(design: Float64s, labels: Float64s) -> Float64s:
     return weights
 
 
+# Made once, here: msgspec crashes if two threads meet a type for the first time at once.
+_DECODERS: dict[type, msgspec.json.Decoder] = {kind: msgspec.json.Decoder(kind) for kind in (Blend, Isotonic)}
+
+
 def _decoded(data: bytes, kind: type[_T]) -> _T:
     try:
-        return msgspec.json.decode(data, type=kind)
+        return _DECODERS[kind].decode(data)
     except msgspec.DecodeError as cause:
         raise CalibrationError(f"this is no {kind.__name__.lower()} calibration: {cause}") from cause

@@ -159,7 +159,7 @@ class Ftrl:
             if unpacked > BYTES_MAX:
                 raise LearnerError(f"the learner snapshot unpacks to {unpacked:,} bytes; the limit is {BYTES_MAX:,}")
             with np.load(io.BytesIO(snapshot), allow_pickle=False) as arrays:
-                meta = msgspec.json.decode(arrays["meta"].tobytes(), type=_Meta)
+                meta = _META_DECODER.decode(arrays["meta"].tobytes())
                 if meta.format != FORMAT:
                     raise LearnerError(f"the learner snapshot has format {meta.format!r}; this version reads {FORMAT}")
                 learner = cls(meta.specs, meta.settings, arrays["scaling"])
@@ -206,6 +206,10 @@ class _Meta(msgspec.Struct):
     settings: FtrlSettings
     learned: int
     slots: int
+
+
+# Made once, here: msgspec crashes if two threads meet a type for the first time at once.
+_META_DECODER = msgspec.json.Decoder(_Meta)
 
 
 def _salt(spec: FeatureSpec) -> int:

@@ -15,6 +15,9 @@ from models.registry_tables import AUDIT, BUNDLES, DEPLOYMENTS, SNAPSHOTS, begin
 from models.registry_types import AuditEntry, Deployment, RegistryError, Serving, Version
 
 _GENERATION = sa.text("SELECT MAX(generation) FROM pelton_deployments WHERE task = :task")  # built once: it is polled
+# Made once, here: msgspec crashes if two threads meet a type for the first time at once.
+_META_DECODER = msgspec.json.Decoder(BundleMeta)
+_METRICS_DECODER = msgspec.json.Decoder(dict[str, float | None])
 
 
 class Registry:
@@ -104,7 +107,7 @@ class Registry:
             tasks = sa.true() if task is None else BUNDLES.c.task == task
             live = {row.task: row for row in connection.execute(live_rows())}
             for row in connection.execute(BUNDLES.select().where(tasks)):
-                meta = msgspec.json.decode(row.meta, type=BundleMeta)
+                meta = _META_DECODER.decode(row.meta)
                 now = row.task in live and live[row.task].bundle == row.id
                 found.append(
                     Version(
@@ -121,7 +124,7 @@ class Registry:
                 )
             tasks = sa.true() if task is None else SNAPSHOTS.c.task == task
             for row in connection.execute(SNAPSHOTS.select().where(tasks)):
-                metrics = msgspec.json.decode(row.metrics, type=dict[str, float | None])
+                metrics = _METRICS_DECODER.decode(row.metrics)
                 now = row.task in live and live[row.task].snapshot == row.id
                 found.append(Version(row.task, row.id, "snapshot", row.bundle, row.created_ms, metrics, now))
         return tuple(sorted(found, key=lambda version: (version.task, version.created_ms, version.kind, version.id)))

@@ -26,6 +26,8 @@ from models.reasons import explain, in_words
 Float64s = NDArray[np.float64]
 SPECS, BLEND, TYPICAL, MOE, FTRL = "specs.json", "blend.json", "typical.json", "moe.onnx", "ftrl.npz"
 REASONS_TOP = 3
+# Made once, here: msgspec crashes if two threads meet a type for the first time at once.
+_SPECS_DECODER = msgspec.json.Decoder(list[FeatureSpec])
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def bundle_parts(
 
 def read_specs(bundle: Bundle) -> tuple[FeatureSpec, ...]:
     """Return the columns that a bundle was trained with."""
-    return tuple(msgspec.json.decode(bundle.part(SPECS), type=list[FeatureSpec]))
+    return tuple(_SPECS_DECODER.decode(bundle.part(SPECS)))
 
 
 def _check_specs(bundle: str, trained: tuple[FeatureSpec, ...], given: tuple[FeatureSpec, ...]) -> None:

@@ -38,6 +38,10 @@ class Manifest(msgspec.Struct, frozen=True):
     format: str = FORMAT
 
 
+# Made once, here: msgspec crashes if two threads meet a type for the first time at once.
+_DECODER = msgspec.json.Decoder(Manifest)
+
+
 def encode(manifest: Manifest) -> bytes:
     """Write a manifest."""
     return msgspec.json.encode(manifest)
@@ -50,7 +54,7 @@ def decode(payload: bytes) -> Manifest:
         ValueError: it is none of ours, or of a newer version.
     """
     try:
-        manifest = msgspec.json.decode(payload, type=Manifest)
+        manifest = _DECODER.decode(payload)
     except msgspec.DecodeError as error:
         raise ValueError(f"a manifest cannot be read: {error}; the log was written by something else") from None
     if manifest.format != FORMAT:

@@ -60,6 +60,10 @@ class _Manifest(msgspec.Struct):
     layers: list[dict[str, _Stored]]
 
 
+# Made once, here: msgspec crashes if two threads meet a type for the first time at once.
+_DECODER = msgspec.json.Decoder(_Manifest)
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """State as of a commit.
@@ -227,7 +231,7 @@ class StateStore:
             body = self._fs.cat_file(f"{self._root}/{found.name}")
             if match is None or hashlib.sha256(body).hexdigest() != match["digest"]:
                 return None
-            manifest = msgspec.json.decode(body, type=_Manifest)
+            manifest = _DECODER.decode(body)
             layers = [{name: self._load(each) for name, each in layer.items()} for layer in manifest.layers]
         except (FileNotFoundError, _DamagedError, msgspec.MsgspecError):
             return None

@@ -88,8 +88,12 @@ class TogetherAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # aiok
         self._held = Held(_held(assignment.user_data).round, tuple(numbers))
 
 
+# Made once, here: msgspec crashes if two threads meet a type for the first time at once.
+_DECODER = msgspec.json.Decoder(Held)
+
+
 def _held(said: bytes | None) -> Held:
     try:
-        return msgspec.json.decode(said or b"{}", type=Held)
+        return _DECODER.decode(said or b"{}")
     except msgspec.DecodeError:  # of another kind of member: it had nothing
         return Held()

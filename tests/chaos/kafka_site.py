@@ -192,7 +192,11 @@ class Workers:
         """Start one more."""
         number, out = self._started, (self._folder / f"worker-{self._started}.log").open("w+")
         command = [PELTON, "run", "app.py", "--kafka", self._address, "--plain", "--session-timeout"]
-        environment = os.environ | {"PELTON_DATA": str(self._folder / "data"), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {
+            "PELTON_DATA": str(self._folder / "data"),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONFAULTHANDLER": "1",
+        }
         process = subprocess.Popen(
             [*command, str(self._session_s)], cwd=self._folder, stdout=out, stderr=out, env=environment
         )
