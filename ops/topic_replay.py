@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from connectors.log import Log
 from ops.inputs import open_inputs
 from ops.message_formats import decoders_of
 from ops.opened import opened_log
-from ops.replaying import ReplayError, Source
+from ops.replay_view import summary
+from ops.replaying import ReplayError, Source, replay_files
 from ops.settings import Settings
+from ops.terminal import note, progress, say
 from pipeline.app import App
 from pipeline.recovery import history_ms, streams_of
 from pipeline.topic_input import TopicInput
@@ -20,7 +23,8 @@ from pipeline.topics import count_partitions
 
 if TYPE_CHECKING:
     from connectors.formats import Decode
-    from connectors.secrets import Sealer
+    from connectors.secrets import Sealer, Tokeniser
+    from pipeline.decisions import Served
 
 MARGIN_MS = 60_000  # between the clocks of brokers and producers
 
@@ -76,6 +80,8 @@ class ReplayInputs:
             raise ReplayError("--speed is of files; topics are replayed as fast as possible")
         if not self.from_topic and self.since_ms is not None:
             raise ReplayError("--since goes with --from-topic; files are replayed as a whole")
+        if not self.from_topic:
+            open_inputs(self.app, self.files)  # a mistake is told before anything else begins
 
     def open(self, stack: ExitStack, sealer: Sealer | None) -> Mapping[str, Source]:
         """Return stream -> its records from the beginning; the stack closes what must be closed.
@@ -88,3 +94,35 @@ class ReplayInputs:
         log = stack.enter_context(opened_log(self.settings, self.kafka, self.app, sealer))
         decoders = decoders_of(self.app) if self.kafka is not None else {}
         return topic_inputs(self.app, log, self.since_ms, decoders)
+
+
+def replay_and_tell(
+    source: ReplayInputs,
+    output: str | None,
+    features_only: bool,
+    served: Mapping[str, Served],
+    tokeniser: Tokeniser | None,
+    sealer: Sealer | None,
+    dead: Path | None,
+) -> None:
+    """Replay, with progress, and print what came out; dead letters go to a file if one is named."""
+    app = source.app
+    with ExitStack() as stack:
+        opened = source.open(stack, sealer)
+        with progress("replaying") as step:
+            done = replay_files(
+                app, opened, output, features_only, source.speed, served, tokeniser,
+                lambda read, total, events: step(read, total, f"{events:,} events"), source.since_ms,
+            )  # fmt: skip
+        if dead is not None:
+            from ops.dead_file import dead_of_files, write_dead  # late: with it comes what recovers a log
+
+            hidden = {name for name, stream in app.streams.items() if stream.schema.has_sensitive}
+            write_dead(dead, dead_of_files(app, source.open(stack, sealer), tokeniser), hidden, sealer)
+        for line in summary(done, output, dead):
+            say(line)
+        if done.dead and not done.events:
+            from ops.dead_file import dead_of_files
+
+            first = next(dead_of_files(app, source.open(stack, sealer), tokeniser))
+            note(f"nothing was applied; the first record of {first.stream} is {first.kind}: {first.cause}")

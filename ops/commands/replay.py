@@ -50,15 +50,12 @@ def replay(
                  pelton replay bank.py --input payments.csv.gz --features-only --output features.parquet
                  pelton replay bank.py --from-topic --since 2026-01-31 --kafka localhost:9092 -o decisions.csv
     """  # fmt: skip
-    from contextlib import ExitStack
-
-    from ops.replay_view import read_speed, summary
-    from ops.replaying import replay_files
+    from ops.replay_view import read_speed
     from ops.served import served_for
     from ops.settings import Settings
-    from ops.terminal import note, progress, ready_kernels, say
+    from ops.terminal import note, ready_kernels
     from ops.times import read_time
-    from ops.topic_replay import ReplayInputs
+    from ops.topic_replay import ReplayInputs, replay_and_tell
     from pipeline.loading import load_app
 
     loaded, settings, factor = load_app(app), Settings.read(data_folder), read_speed(speed)
@@ -75,22 +72,4 @@ def replay(
         ),
     ]:
         note(each.replace("APP", app))
-    with ExitStack() as stack:
-        opened = source.open(stack, sealer)
-        with progress("replaying") as step:
-            done = replay_files(
-                loaded, opened, output, features_only, factor, served, tokeniser,
-                lambda read, total, events: step(read, total, f"{events:,} events"), since_ms,
-            )  # fmt: skip
-        if dead is not None:
-            from ops.dead_file import dead_of_files, write_dead  # late: with it comes what recovers a log
-
-            hidden = {name for name, stream in loaded.streams.items() if stream.schema.has_sensitive}
-            write_dead(dead, dead_of_files(loaded, source.open(stack, sealer), tokeniser), hidden, sealer)
-        for line in summary(done, output, dead):
-            say(line)
-        if done.dead and not done.events:
-            from ops.dead_file import dead_of_files
-
-            first = next(dead_of_files(loaded, source.open(stack, sealer), tokeniser))
-            note(f"nothing was applied; the first record of {first.stream} is {first.kind}: {first.cause}")
+    replay_and_tell(source, output, features_only, served, tokeniser, sealer, dead)
