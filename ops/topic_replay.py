@@ -10,21 +10,18 @@ from typing import TYPE_CHECKING
 
 from connectors.log import Log
 from ops.inputs import open_inputs
-from ops.message_formats import decoders_of
-from ops.opened import opened_log
 from ops.replay_view import summary
 from ops.replaying import ReplayError, Source, replay_files
 from ops.settings import Settings
 from ops.terminal import note, progress, say
 from pipeline.app import App
 from pipeline.recovery import history_ms, streams_of
-from pipeline.topic_input import TopicInput
-from pipeline.topics import count_partitions
 
 if TYPE_CHECKING:
     from connectors.formats import Decode
     from connectors.secrets import Sealer, Tokeniser
     from pipeline.decisions import Served
+    from pipeline.topic_input import TopicInput
 
 MARGIN_MS = 60_000  # between the clocks of brokers and producers
 
@@ -40,6 +37,9 @@ def topic_inputs(app: App, log: Log, since_ms: int | None, decoders: Mapping[str
         PeltonError: topics are missing or differ in their partitions.
         LogError: the log cannot be read.
     """
+    from pipeline.topic_input import TopicInput
+    from pipeline.topics import count_partitions
+
     count, found = count_partitions(app, log), dict[str, TopicInput]()
     for plan in app.plans.values():
         for name, stream in streams_of(plan).items():
@@ -91,6 +91,9 @@ class ReplayInputs:
         """
         if not self.from_topic:
             return open_inputs(self.app, self.files)
+        from ops.message_formats import decoders_of  # late: files do without
+        from ops.opened import opened_log
+
         log = stack.enter_context(opened_log(self.settings, self.kafka, self.app, sealer))
         decoders = decoders_of(self.app) if self.kafka is not None else {}
         return topic_inputs(self.app, log, self.since_ms, decoders)

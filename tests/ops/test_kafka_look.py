@@ -88,7 +88,7 @@ def test_what_is_served_is_recomputed_from_the_topics(decided, pelton, kafka):
     done = pelton(f"verify bank.py --kafka {kafka}")
     found = re.fullmatch(
         r"0 mismatches in ([\d,]+) values of ([\d,]+) of the last ([\d,]+) events: 0 ppm, in .* s\n", done.stdout
-    )  # noqa: E501
+    )
     assert found, done.stdout
     assert int(found[1].replace(",", "")) > 100
     app = load_app("bank.py")
