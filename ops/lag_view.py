@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from connectors.log import Log
 from ops.brokers import kafka_settings
 from ops.settings import Settings
@@ -13,7 +15,7 @@ from ops.terminal import counted, note, say, table
 from pipeline.app import App
 from pipeline.errors import PeltonError
 from pipeline.manifest import decode
-from pipeline.stages import Stage, stages_of
+from pipeline.stages import Stage, internal_topics, stages_of
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,25 @@ def lag_on_kafka(app: App, brokers: str) -> list[PartitionLag]:
         there = list(admin.partitions(names))
         begins, ends = admin.begins(there), admin.ends(there)
         workers = admin.readers(app.name)
-    with KafkaLog(settings) as log:
+    between = set(internal_topics(stages))
+    with KafkaLog(settings, rows={name: pa.schema([]) for name in between}) as log:
         at = {place: (begins[place], end) for place, end in ends.items()}
-        return _lags(stages, at, lambda group, partition: _taken(log, group, partition), workers)
+
+        def taken(group: str, partition: int) -> dict[str, tuple[int, int]]:
+            return {
+                topic: (first, _messages_taken(log, topic, partition, end, ends[topic, partition]))
+                if topic in between and (topic, partition) in ends else (first, end)
+                for topic, (first, end) in _taken(log, group, partition).items()
+            }  # fmt: skip
+
+        return _lags(stages, at, taken, workers)
+
+
+def _messages_taken(log: Log, topic: str, partition: int, row: int, end: int) -> int:
+    """Return which message a row stands in, or where the topic ends if nothing but marks of transactions is left."""
+    from connectors.kafka.codec import message_offset
+
+    return message_offset(row, pa.schema([])) if log.read_rows(topic, partition, row, 1) else end
 
 
 def show(lags: list[PartitionLag]) -> None:
