@@ -124,6 +124,7 @@ class Worker:
             for name, threshold in found.manifest.thresholds.items():
                 if name in self.deciders:
                     self.deciders[name].state = threshold
+        self._is_spoilt = False  # the engine is as of the last commit
 
     def waits_for(self) -> dict[tuple[str, int], int]:
         """Return topic, partition and offset of what would be news, for `Log.wait`."""
@@ -133,8 +134,11 @@ class Worker:
         """Take what is there, decide it or pass it on, and commit; None if nothing is there.
 
         With nothing there for a while, later stages are told so: an idle partition holds none of them back. If the
-        commit fails, nothing of it is in the log, the state is taken from the log anew, and the error goes on.
+        commit fails, nothing of it is in the log, the error goes on, and the next step takes the state from the log
+        anew: by then whoever brought records may have let go of the partition, and others may have gone on.
         """
+        if self._is_spoilt:
+            self.recover()
         started_s = self._timer_s()
         chunks = self._take()
         if not chunks and not self.beacon.is_due(self._clock_ms()):
@@ -143,7 +147,8 @@ class Worker:
         try:
             step = self._apply(chunks, started_s, decoded_s)
         except BaseException:
-            self.recover()
+            self._is_spoilt = True
+            self.snapshots.drop()
             raise
         return step if chunks else None
 
@@ -236,7 +241,7 @@ class Worker:
         Returns:
             Whether one begins.
         """
-        return self.snapshots.step(self.engine, self.commit, self.positions, every_ms)
+        return not self._is_spoilt and self.snapshots.step(self.engine, self.commit, self.positions, every_ms)
 
     def save(self) -> None:
         """Write a snapshot of the state as of the last commit; return when it is there.
@@ -244,6 +249,8 @@ class Worker:
         Raises:
             StateStoreError: it cannot be written. Nothing is lost: the log rebuilds the state, only slower.
         """
+        if self._is_spoilt:
+            self.recover()
         self.snapshots.save(self.engine, self.commit, self.positions)
 
 
