@@ -53,8 +53,8 @@ class Round:
                 yield f"  {each.group}, partition {each.partition}: {mismatch}"
         if skipped:
             yield f"  {skipped:,} values left out: windows reach back behind what topics hold, or take too long"
-        if not self.found:
-            yield "  nothing is decided yet"
+        if not values:
+            yield "  nothing could be checked: no manifest is left of what was decided; look again while it decides"
 
 
 def look(

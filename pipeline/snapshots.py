@@ -18,6 +18,7 @@ LAYERS_SHARE_MAX = 1.0  # or once what changed since is, together, this much of 
 WRITE_S_MAX = 300.0  # a store that did not take a snapshot in so long is told to be away
 SAVE_WAIT_S = 30.0  # at the end of a run, without a byte that gets through
 FORGET_STEP = 200  # manifests removed in one transaction, so that no commit waits long for it
+MANIFESTS_KEPT = 1_000  # behind the oldest snapshot: what was served lately can be checked against them
 
 
 @dataclass
@@ -160,10 +161,11 @@ class Snapshots:
         """Write a snapshot, then forget the manifests that no recovery needs any more."""
         try:
             arrays = {name: _let_go(pieces) for name, pieces in writing.copy.arrays().items()}
-            oldest = self.store.save(writing.commit, arrays, writing.positions, writing.copy.onto)
+            oldest = self.store.save(writing.commit, arrays, writing.positions, writing.copy.onto) - MANIFESTS_KEPT
             for before in range(self._forgotten + FORGET_STEP, oldest, FORGET_STEP):
                 self._log.forget_manifests(self._group, self._partition, before)
-            self._log.forget_manifests(self._group, self._partition, oldest)
+            if oldest > 0:
+                self._log.forget_manifests(self._group, self._partition, oldest)
             self._forgotten = max(oldest, self._forgotten)
         except Exception as error:  # whatever happens here, decisions go on
             writing.error = str(error)
