@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from connectors.kafka.admin import KafkaTopic
+from connectors.kafka.admin import OWN_BATCH_BYTES_MAX, KafkaTopic
 from connectors.kafka.manifests import manifest_topic
 from pipeline.app import App
 from pipeline.dead_letters import dead_topic
@@ -63,7 +63,9 @@ def app_topics(app: App, partitions: int, retention_ms: int | None = None, copie
     stages = stages_of(app, partitions)
 
     def made(name: str, what: str, kept_ms: int | None, needs_ms: int = 0) -> AppTopic:
-        return AppTopic(KafkaTopic(name, partitions, kept_ms, append_time=True, copies=copies), what, needs_ms)
+        most = None if what == "stream" else OWN_BATCH_BYTES_MAX
+        topic = KafkaTopic(name, partitions, kept_ms, append_time=True, copies=copies, batch_bytes_max=most)
+        return AppTopic(topic, what, needs_ms)
 
     return [
         *(made(name, "stream", retention_ms or kept_for(need), need) for name, need in needs.items()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -27,6 +27,10 @@ _NO_TOPIC = 3
 _EXISTS = 36
 _MOVING = (5, 6, 14, 15, 16)  # leader or coordinator is being chosen, as for a cluster's first group
 
+# Of topics that only Pelton writes to. A record that fits into its topic may be far larger there, for what producers
+# send is compressed: what becomes of it must fit too, or its partition stands still. Requests may have 100 MiB.
+OWN_BATCH_BYTES_MAX = 64 << 20
+
 
 @dataclass(frozen=True)
 class KafkaTopic:
@@ -37,6 +41,7 @@ class KafkaTopic:
         cleanup: "delete" what is older, "compact" to the newest record of a key, or "compact,delete".
         append_time: whether the broker stamps records with its own clock.
         copies: how many brokers hold a partition; None for the default of the cluster.
+        batch_bytes_max: the largest batch of messages that brokers take; None for their default, 1 MiB.
     """
 
     name: str
@@ -45,13 +50,15 @@ class KafkaTopic:
     cleanup: str = "delete"
     append_time: bool = False
     copies: int | None = None
+    batch_bytes_max: int | None = field(default=None, compare=False)
 
     @property
     def configs(self) -> dict[str, str]:
         """The topic's settings, as Kafka calls them."""
         kept = -1 if self.retention_ms is None else self.retention_ms
         stamp = "LogAppendTime" if self.append_time else "CreateTime"
-        return {"cleanup.policy": self.cleanup, "retention.ms": str(kept), "message.timestamp.type": stamp}
+        found = {"cleanup.policy": self.cleanup, "retention.ms": str(kept), "message.timestamp.type": stamp}
+        return found | ({"max.message.bytes": str(self.batch_bytes_max)} if self.batch_bytes_max else {})
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from connectors.errors import ConnectorError
 from connectors.kafka import codec
-from connectors.kafka.admin import KafkaAdmin, KafkaTopic
+from connectors.kafka.admin import OWN_BATCH_BYTES_MAX, KafkaAdmin, KafkaTopic
 from connectors.kafka.connection import Connection
 from connectors.kafka.manifests import manifest_topic
 from connectors.kafka.messages import Outgoing
@@ -40,7 +40,9 @@ class TopicBook:
         with self.administration() as admin:
             there = admin.describe([name]).get(name)
             if there is None:
-                admin.create([KafkaTopic(name, asked.partitions, asked.retention_ms, append_time=True)])
+                most = OWN_BATCH_BYTES_MAX if asked.rows is not None else None
+                made = KafkaTopic(name, asked.partitions, asked.retention_ms, append_time=True, batch_bytes_max=most)
+                admin.create([made])
                 topic = asked
             else:
                 seal = self._topics[name].sealed if name in self._topics else asked.sealed
