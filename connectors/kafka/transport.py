@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ SCHEME = "pelton"
 FETCH_WAIT_MS = 200  # a broker with nothing new answers after this; a partition that is opened waits no longer for it
 FETCH_BYTES_MAX = 4 << 20  # of one partition in one answer
 POLL_RECORDS_MAX = 16_384
+NOTE_S_MAX = 1.0  # the group's offsets are for tools only: nobody waits long for them
 
 
 @dataclass(frozen=True)
@@ -213,8 +215,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         mine = {_plain(tp): OffsetAndMetadata(at, "") for tp, at in offsets.items() if tp in consumer.assignment()}
         try:
             if mine:
-                await consumer.commit(mine)
-        except (KafkaError, IllegalStateError):
+                await asyncio.wait_for(consumer.commit(mine), NOTE_S_MAX)  # by itself it waits for ever for a broker
+        except (KafkaError, IllegalStateError, TimeoutError):
             return False
         return True
 
