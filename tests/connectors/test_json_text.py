@@ -69,3 +69,12 @@ def test_numbers_are_the_shortest_that_read_back_the_same():
 )  # fmt: skip
 def test_columns_of_nothing_go_with_their_neighbours(rows, text):
     assert json_objects(pa.record_batch(rows)).to_pylist() == [text]
+
+
+def test_slices_are_written_as_what_they_are():
+    lists = pa.array([["x"], None, ["y", 'z"'], []], pa.list_(pa.string()))
+    rows = pa.record_batch({"a": pa.array([1.5, None, 2.5, 3.5]), "b": pa.array(["p", "q", None, "r"]), "c": lists})
+    whole = json_objects(rows).to_pylist()
+    for first in range(4):
+        assert json_objects(rows.slice(first)).to_pylist() == whole[first:]
+        assert json_objects(rows.slice(first, 1)).to_pylist() == whole[first : first + 1]
