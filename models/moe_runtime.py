@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,6 +108,8 @@ def check_one_wheel() -> None:
 
 
 def _installed(name: str) -> bool:
+    from importlib import metadata  # late: it parses mail, which takes a while
+
     try:
         metadata.version(name)
     except metadata.PackageNotFoundError:

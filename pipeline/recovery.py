@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from connectors.log import Log
-from connectors.secrets import Tokeniser
 from pipeline.arrivals import Arrival
 from pipeline.durations import in_words
 from pipeline.engine import Engine
@@ -18,6 +18,9 @@ from pipeline.restoring import restored
 from pipeline.stages import LINES, Stage, alone
 from pipeline.state_store import StateStore
 from pipeline.stream import Stream
+
+if TYPE_CHECKING:
+    from connectors.secrets import Tokeniser  # it brings cryptography along, which files rarely need
 
 SNAPSHOT_EVERY_MS = 60_000
 __all__ = ["Recovered", "check_retention", "chunk_of", "chunks_again", "history_ms", "recover", "streams_of"]

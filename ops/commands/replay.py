@@ -1,11 +1,14 @@
 """`pelton replay`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
 from ops.commands.options import App, DataFolder, Kafka, SomeInputs
+
+if TYPE_CHECKING:
+    from pipeline.decisions import Served
 
 
 def replay(
@@ -51,7 +54,6 @@ def replay(
                  pelton replay bank.py --from-topic --since 2026-01-31 --kafka localhost:9092 -o decisions.csv
     """  # fmt: skip
     from ops.replay_view import read_speed
-    from ops.served import served_for
     from ops.settings import Settings
     from ops.terminal import note, ready_kernels
     from ops.times import read_time
@@ -63,7 +65,12 @@ def replay(
     source = ReplayInputs(loaded, settings, inputs or [], from_topic, since_ms, kafka if from_topic else None, factor)
     ready_kernels()
     tokeniser, sealer = settings.secrets(loaded, make=True)
-    served, notes = ({}, []) if features_only else served_for(loaded, settings, bundle)
+    served: dict[str, Served] = {}
+    notes: list[str] = []
+    if not features_only:
+        from ops.served import served_for  # late: features alone do without models
+
+        served, notes = served_for(loaded, settings, bundle)
     for each in [
         *notes,
         *(
