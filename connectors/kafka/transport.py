@@ -82,6 +82,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         super().__post_init__()
         self._open: set[tuple[str, int]] = set()  # only what is in here is given out by polls
         self._opened_s = monotonic()
+        self._noting: asyncio.Future[bool] | None = None
 
     def _create_worker_consumer(self, transport: Any) -> ColumnConsumer:
         conf = self.app.conf
@@ -213,10 +214,24 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     async def _note(self, offsets: Mapping[TP, int]) -> bool:
         consumer = self._ensure_consumer()
         mine = {_plain(tp): OffsetAndMetadata(at, "") for tp, at in offsets.items() if tp in consumer.assignment()}
+        if not mine:
+            return True
+        is_new = self._noting is None
+        if self._noting is None:
+            self._noting = asyncio.ensure_future(self._commit_noted(consumer, mine))
+        # while brokers are away it waits for ever, and aiokafka complains if it is cancelled
+        done, _ = await asyncio.wait([self._noting], timeout=NOTE_S_MAX)
+        if not done:
+            return False
+        is_noted, self._noting = self._noting.result(), None
+        return is_noted and is_new
+
+    async def _commit_noted(
+        self, consumer: ColumnConsumer, offsets: Mapping[TopicPartition, OffsetAndMetadata]
+    ) -> bool:
         try:
-            if mine:
-                await asyncio.wait_for(consumer.commit(mine), NOTE_S_MAX)  # by itself it waits for ever for a broker
-        except (KafkaError, IllegalStateError, TimeoutError):
+            await consumer.commit(offsets)
+        except (KafkaError, IllegalStateError):
             return False
         return True
 

@@ -45,6 +45,7 @@ class Plan:
     Attributes:
         acts: names of methods of `Chaos`, in order; () draws `rounds` of them.
         round_s: how long each round lasts at least.
+        checked: of how many partitions an oracle recomputes what was served.
         sample: events of each stage and partition that the oracle recomputes.
     """
 
@@ -56,6 +57,7 @@ class Plan:
     session_s: float = 2.0
     round_s: float = 5.0
     sample: int = 40
+    checked: int = PARTITIONS
 
 
 @dataclass
@@ -109,6 +111,8 @@ class Chaos:
 
     def round(self, act: str) -> Round:
         """Do one thing, and wait until every stage and partition has committed again."""
+        while len(self._workers.running) < WORKERS_MIN:
+            self._joined(self._workers.start())
         began_ms, began_s = now_ms(), time.monotonic()
         whom, over_ms = getattr(self, act)()
         until_s = time.monotonic() + RECOVERY_S_MAX
@@ -119,8 +123,6 @@ class Chaos:
         session_ms = self._plan.session_s * 1000 if act in ("kill_worker", "freeze_worker") else 0
         done = Round(act, whom, (found - began_ms) / 1000, max(found - over_ms - session_ms, 0) / 1000)
         self._say(f"    all go on {done.after_s:.1f} s after the act, {done.beyond_s:.1f} s beyond what it takes")
-        while len(self._workers.running) < WORKERS_MIN:
-            self._joined(self._workers.start())
         threading.Event().wait(max(began_s + self._plan.round_s - time.monotonic(), 0.0))
         return done
 
@@ -269,7 +271,7 @@ def run(plan: Plan, folder: Path, say: Journal) -> Outcome:
         say(checks[-1])
         checks.append(check_first_stage(log, app, decisions, folder / "alone"))
         say(checks[-1])
-        checks.append(check_stages(log, app, plan.sample, plan.seed))
+        checks.append(check_stages(log, app, plan.sample, plan.seed, range(plan.checked)))
         say(checks[-1])
         assert "Traceback" not in workers.words()
         took = {"suffering and deciding": checked_s - began_s, "checking": time.monotonic() - checked_s}
