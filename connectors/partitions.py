@@ -33,12 +33,3 @@ def split_by_partition(chosen: NDArray[np.int64], partitions: int) -> tuple[NDAr
     bounds = np.zeros(partitions + 1, np.int64)
     np.cumsum(np.bincount(chosen, minlength=partitions), out=bounds[1:])
     return np.argsort(chosen, kind="stable"), bounds
-
-
-def key_text(value: str | int | bool) -> str:
-    """Return the text that a key is hashed by.
-
-    >>> key_text(True), key_text(17)
-    ('true', '17')
-    """
-    return str(value).lower() if isinstance(value, bool) else str(value)

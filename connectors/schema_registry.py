@@ -144,13 +144,6 @@ class SchemaRegistry:
             self._known[schema_id] = found
             return found
 
-    def subjects(self) -> list[str]:
-        """Return the names under which schemas are registered, sorted."""
-        answer = self._ask("GET", "/subjects")
-        if not isinstance(answer, list):
-            raise RegistryError(f"{self} does not answer as a schema registry: /subjects is no list")
-        return sorted(map(str, answer))
-
     def latest(self, subject: str) -> tuple[int, RegisteredSchema]:
         """Return id and schema of a subject's newest version; NoSuchSchemaError if there is none."""
         answer = self._ask("GET", f"/subjects/{quote(subject, safe='')}/versions/latest")

@@ -15,7 +15,6 @@ HEADER_BYTES = 61  # of a batch, before its records
 CRC_AT, ATTRIBUTES_AT, PRODUCER_AT = 17, 21, 43  # bytes into a batch
 COMPRESSION, LOG_APPEND_TIME, TRANSACTIONAL, CONTROL = 0x07, 0x08, 0x10, 0x20  # bits of a batch's attributes
 RECORD_OVERHEAD_MAX = 32  # bytes around a record's key, value and headers
-NO_HEADERS = b"\x00"
 
 # Columns of `read_headers`.
 START, END, BASE_OFFSET, FORMAT, CHECKSUM, ATTRIBUTES, LAST_DELTA, FIRST_MS, MAX_MS, PRODUCER, COUNT = range(11)

@@ -112,11 +112,6 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         self._stop.set()
 
     @property
-    def is_stopping(self) -> bool:
-        """Whether it was asked to stop."""
-        return self._stop.is_set()
-
-    @property
     def problems(self) -> list[str]:
         """What is wrong beside the decisions, in words."""
         found: list[str | None] = list(self._failed.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from pipeline.state_store import StateStore
 from pipeline.topics import count_partitions, create_topics, decisions_topic, group_of
 
 __all__ = [
-    "Step", "Worker", "count_partitions", "create_topics", "decisions_topic", "group_of", "stages_of", "workers_of",
+    "Step", "Worker", "count_partitions", "create_topics", "decisions_topic", "group_of", "stages_of",
 ]  # fmt: skip
 Int64s = NDArray[np.int64]
 RECORDS_MAX = 8192  # taken from one input in one commit
@@ -252,31 +252,3 @@ class Worker:
         if self._is_spoilt:
             self.recover()
         self.snapshots.save(self.engine, self.commit, self.positions)
-
-
-def workers_of(
-    app: App,
-    log: Log,
-    state: Path | str,
-    served: Callable[[str], Served],
-    clock_ms: Callable[[], int],
-    timer_s: Callable[[], float],
-    tokeniser: Tokeniser | None = None,
-    sealer: Sealer | None = None,
-    partitions: Iterable[int] | None = None,
-) -> list[Worker]:
-    """Return a worker for every stage and partition of an app, recovered; a stage before those that it feeds.
-
-    Args:
-        partitions: only these; None for all that the topics have. Other arguments as of `Worker`.
-
-    Raises:
-        PeltonError: topics are missing or differ in their partitions, or keep too little.
-    """
-    count = count_partitions(app, log)
-    chosen = range(count) if partitions is None else partitions
-    return [
-        Worker(app, stage, log, state, served, clock_ms, timer_s, tokeniser, sealer, partition)
-        for stage in stages_of(app, count)
-        for partition in chosen
-    ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pyarrow as pa
 
 from connectors.log import Log
@@ -12,7 +10,7 @@ from pipeline.app import App
 from pipeline.dead_letters import dead_topic
 from pipeline.decisions import Decider
 from pipeline.errors import PeltonError
-from pipeline.stages import LINES, Stage, internal_topics, stages_of
+from pipeline.stages import LINES, internal_topics, stages_of
 
 
 def decisions_topic(app: str) -> str:
@@ -77,8 +75,3 @@ def count_partitions(app: App, log: Log) -> int:
             f"the topics of app {app.name!r} differ in their partitions: {said}; give all the same number"
         )
     return numbers.pop()
-
-
-def topics_of(stages: Iterable[Stage]) -> list[str]:
-    """Return the topics that some stages read, each once."""
-    return list(dict.fromkeys(each.topic for stage in stages for each in stage.inputs))

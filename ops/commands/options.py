@@ -17,13 +17,6 @@ State = Annotated[
         help="Where snapshots of state go: a folder or s3://, gs://, abfs://...; PELTON_STATE or in the data folder.",
     ),
 ]  # fmt: skip
-Inputs = Annotated[
-    list[str],
-    Option(
-        "--input", "-i", metavar="FILE", show_default=False,
-        help="JSON lines, CSV (both also .gz) or Parquet, in arrival order; NAME=FILE says of which stream.",
-    ),
-]  # fmt: skip
 SomeInputs = Annotated[
     list[str] | None,
     Option(

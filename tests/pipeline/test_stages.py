@@ -15,12 +15,10 @@ from connectors.sqlite_log import SqliteLog
 from pipeline import App, Task
 from pipeline.as_served import commits_as_served
 from pipeline.dead_letters import dead_topic
-from pipeline.decisions import Served
 from pipeline.engine import Engine
 from pipeline.errors import PeltonError
-from pipeline.live import workers_of
 from pipeline.stages import CARRIED, FACTS, LINES, ROWS, Stage, stages_of
-from pipeline.topics import count_partitions, topics_of
+from pipeline.topics import count_partitions
 from pipeline.verify import verify
 from tests.pipeline.made_up import Shape, made_up_features, made_up_records, same_bits, world_of
 from tests.pipeline.several import KEY, GappyLog, KeepsManifests, Site, entrance_lines, matrix_of
@@ -150,15 +148,6 @@ def test_stages_run_on_the_embedded_log(tmp_path):
         for stage in site.stages:
             for partition in range(2):
                 check_ledger(site, stage, partition)
-
-
-def test_workers_of_an_app_are_those_of_all_its_stages_and_partitions(tmp_path):
-    site = Site(made_up_app(1, 100, None), 3, tmp_path)
-    some = (tmp_path, lambda task: Served(), lambda: 0, lambda: 0.0, Tokeniser(KEY), Sealer(KEY))
-    found = workers_of(site.app, site.log, *some)
-    assert [(each.group, each.partition) for each in found] == list(site.workers)
-    assert {each.partition for each in workers_of(site.app, site.log, *some, partitions=[1])} == {1}
-    assert {topic for each in found for topic, _ in each.waits_for()} == set(topics_of(site.stages))
 
 
 @pytest.mark.parametrize("partitions", [1, 2])
