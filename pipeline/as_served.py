@@ -56,9 +56,9 @@ def commits_as_served(
     """
     sources = _sources(app, stage, log, partition, begin or log.begin)
     for _, payload in log.manifests(stage.group, partition, since_commit):
-        inputs = decode(payload).inputs
-        first, end = inputs.get(stage.main.topic, (0, 0))
-        chunks = chunks_again(stage, log, partition, inputs)
+        manifest = decode(payload)
+        first, end = manifest.inputs.get(stage.main.topic, (0, 0))
+        chunks = chunks_again(stage, log, partition, manifest)
         if chunks:
             yield chunks, _joined(stage, [part for each in sources for part in each.between(first, end)])
 

@@ -23,7 +23,7 @@ from pipeline.heads import rows_to_take
 from pipeline.inputs import Ledger
 from pipeline.manifest import Manifest, encode
 from pipeline.plan import StreamPlan
-from pipeline.reading import first_rows, next_offset, read_new, times_of
+from pipeline.reading import as_of, first_rows, next_offset, read_new, times_of
 from pipeline.recovery import SNAPSHOT_EVERY_MS, check_retention, recover
 from pipeline.snapshots import Snapshots
 from pipeline.stages import LINES, Stage, alone, buried_by, stages_of
@@ -153,12 +153,12 @@ class Worker:
         return step if chunks else None
 
     def _apply(self, chunks: Mapping[str, Arrival], started_s: float, decoded_s: float) -> Step:
-        featured = self.engine.process(chunks)
+        at_ms = self._clock_ms()
+        featured = self.engine.process({name: as_of(chunk, at_ms) for name, chunk in chunks.items()})
         featured_s = self._timer_s()
         served = {task.name: self._served(task.name) for task in self._tasks}
         decisions = {name: self.deciders[name].decide(featured, served[name]) for name in self.deciders}
         scored_s = self._timer_s()
-        at_ms = self._clock_ms()
         with self._log.transaction(self.group, self.partition, self.commit) as transaction:
             for rows in decisions.values():
                 if rows.num_rows:

@@ -75,6 +75,17 @@ def read_again(log: Log, stage: Stage, each: Input, partition: int, first: int, 
     return _carried(stage, each, stored)
 
 
+def as_of(arrival: Arrival, at_ms: int) -> Arrival:
+    """Return a chunk whose append times are not behind `at_ms`, when a worker took it.
+
+    In topics that stamp what their producers say, a clock that is ahead would make its own events look due: the time
+    at which they were read stands for it, and the manifest keeps that.
+    """
+    if isinstance(arrival, Carried) or arrival.append_ms is None or (arrival.append_ms <= at_ms).all():
+        return arrival
+    return replace(arrival, append_ms=np.minimum(arrival.append_ms, at_ms))
+
+
 def next_offset(arrival: Arrival) -> int:
     """Return the offset behind the last record of a chunk."""
     return int(arrival.offsets[-1]) + 1

@@ -13,7 +13,7 @@ from pipeline.engine import Engine
 from pipeline.errors import PeltonError
 from pipeline.manifest import Manifest, decode
 from pipeline.plan import StreamPlan
-from pipeline.reading import READ_AT_ONCE, chunk_of, next_offset, read_again, read_new
+from pipeline.reading import READ_AT_ONCE, as_of, chunk_of, next_offset, read_again, read_new
 from pipeline.restoring import restored
 from pipeline.stages import LINES, Stage, alone
 from pipeline.state_store import StateStore
@@ -101,15 +101,16 @@ def recover(
     if manifests and manifests[0][0] > start + 1:
         replayed += _rebuild(engine, log, partition, positions, manifests[0][1])
     for _, manifest in manifests:
-        replayed += _again(engine, log, partition, manifest.inputs)
+        replayed += _again(engine, log, partition, manifest)
     last = decode(payload)
     return Recovered(engine, commit, last, _positions(stage, log, partition, last), replayed, problem)
 
 
-def chunks_again(stage: Stage, log: Log, partition: int, inputs: Mapping[str, tuple[int, int]]) -> dict[str, Arrival]:
-    """Return what a commit took, read again."""
+def chunks_again(stage: Stage, log: Log, partition: int, manifest: Manifest) -> dict[str, Arrival]:
+    """Return what a commit took, read again, as of then."""
+    inputs = manifest.inputs
     return {
-        each.topic: read_again(log, stage, each, partition, *inputs[each.topic])
+        each.topic: as_of(read_again(log, stage, each, partition, *inputs[each.topic]), manifest.at_ms)
         for each in stage.inputs
         if each.topic in inputs and inputs[each.topic][1] > inputs[each.topic][0]
     }
@@ -123,9 +124,9 @@ def _positions(stage: Stage, log: Log, partition: int, last: Manifest | None) ->
     }
 
 
-def _again(engine: Engine, log: Log, partition: int, inputs: Mapping[str, tuple[int, int]]) -> int:
+def _again(engine: Engine, log: Log, partition: int, manifest: Manifest) -> int:
     """Apply one commit again."""
-    chunks = chunks_again(engine.stage, log, partition, inputs)
+    chunks = chunks_again(engine.stage, log, partition, manifest)
     if chunks:
         engine.process(chunks)
     return sum(len(chunk) for chunk in chunks.values())
@@ -143,6 +144,6 @@ def _rebuild(engine: Engine, log: Log, partition: int, positions: Mapping[str, i
             at = min(next_offset(arrival), end)  # with gaps, it may have read beyond: so read again, up to the end
             if next_offset(arrival) > end:
                 arrival = read_again(log, engine.stage, each, partition, int(arrival.offsets[0]), end)
-            engine.process({each.topic: arrival})
+            engine.process({each.topic: as_of(arrival, first.at_ms)})
             replayed += len(arrival)
     return replayed

@@ -24,7 +24,7 @@ from pipeline.carried import OFFSET, SOURCE
 from pipeline.decisions import Served
 from pipeline.engine import Engine, Featured
 from pipeline.live import Worker, create_topics, decisions_topic
-from pipeline.manifest import decode
+from pipeline.manifest import Manifest, decode
 from pipeline.recovery import chunks_again
 from pipeline.stages import LINES, Output, Stage, stages_of
 
@@ -119,7 +119,8 @@ class Site:
         )  # fmt: skip
 
     def append(self, stream: str, records: list[dict], key: str, append_ms: int | None = None) -> None:
-        """Send records to the partitions of their keys, as producers do."""
+        """Send records to the partitions of their keys, as producers do; whoever reads them is not behind the log."""
+        self.now_ms = max(self.now_ms, append_ms if append_ms is not None else 0)
         keys = pa.array([each.get(key) for each in records])
         chosen = partitions_of(keys.cast(pa.string()), self.partitions)
         for partition in range(self.partitions):
@@ -153,7 +154,7 @@ class Site:
     def commits(self, stage: Stage, partition: int) -> Iterator[dict[str, Arrival]]:
         """Return what each commit of a worker took, in order."""
         for _, payload in self.log.manifests(stage.group, partition, 0):
-            yield chunks_again(stage, self.log, partition, decode(payload).inputs)
+            yield chunks_again(stage, self.log, partition, decode(payload))
 
     def replayed(self, stage: Stage, partition: int) -> list[tuple[dict[str, Arrival], Featured]]:
         """Follow a worker's commits with an engine that nobody disturbs."""
@@ -196,7 +197,7 @@ class Site:
 def entrance_lines(site: Site, stage: Stage, partition: int) -> Mapping[str, Arrival]:
     """Return all that a first stage took on a partition, as one commit."""
     ends = {each.topic: (0, site.log.end(each.topic, partition)) for each in stage.inputs if each.kind == LINES}
-    return chunks_again(stage, site.log, partition, ends)
+    return chunks_again(stage, site.log, partition, Manifest(ends, at_ms=site.now_ms))
 
 
 def matrix_of(commits: list[tuple[dict[str, Arrival], Featured]], columns: list[int]) -> np.ndarray:

@@ -107,6 +107,24 @@ def test_one_bad_clock_moves_no_time(site):
     assert (futures, site.decided().num_rows) == (1, len(CARDS))
 
 
+def test_a_producer_whose_clock_is_ahead_cannot_make_its_own_events_due(site):
+    pay(site, 0, CARDS)
+    ahead_ms = START_MS + 10**9  # what the topic says too, where topics stamp what producers say
+    site.append("payments", [{"id": "bad", "ts": ahead_ms, "card": "c1", "shop": "s"}], "card", ahead_ms)
+    site.now_ms = START_MS + 100
+    site.drain()
+    assert floor_ms(site) == {-1_000}
+    workers = [site.workers["bank.payments", p] for p in range(3)]
+    assert sum(worker.ledgers["payments"].future for worker in workers) == 1
+    site.now_ms = ahead_ms
+    for worker in workers:  # the log is read again, later: as of then
+        worker.recover()
+    pay(site, 200, CARDS)
+    site.drain()
+    assert sum(worker.ledgers["payments"].future for worker in workers) == 1
+    assert floor_ms(site) == {-800}
+
+
 def test_an_idle_worker_says_so_once(site):
     pay(site, 0, CARDS)
     site.drain()
