@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from models.features import FeatureSpec
 
-BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+CPU_BUCKETS = (1, 2, *range(4, 68, 4))  # a row costs no less in larger batches, and padding costs what rows cost
+GPU_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 Gpu = Literal["never", "prefer", "require"]
 
 
@@ -30,6 +31,7 @@ class OnnxMoE:
         specs: columns of the matrix that will be given; must be those that the network was trained with, in order.
         threads: CPU threads for one batch.
         buckets: batch sizes that are computed, ascending; a batch is padded to the next one, and a larger one split.
+            CPU_BUCKETS or GPU_BUCKETS, if not given.
         gpu: "never", "prefer" (CPU if there is none) or "require".
 
     Attributes:
@@ -47,16 +49,17 @@ class OnnxMoE:
         path: Path,
         specs: Sequence[FeatureSpec],
         threads: int = 1,
-        buckets: Sequence[int] = BUCKETS,
+        buckets: Sequence[int] | None = None,
         gpu: Gpu = "never",
     ) -> None:
-        if list(buckets) != sorted(set(buckets)) or not buckets or buckets[0] < 1:
+        if buckets is not None and (list(buckets) != sorted(set(buckets)) or not buckets or buckets[0] < 1):
             raise RuntimeRefusedError(f"buckets are {tuple(buckets)}; give ascending batch sizes above zero")
         if not Path(path).is_file():
             raise RuntimeRefusedError(f"there is no model file {path}; train one, or check the bundle")
         check_one_wheel()
-        self._specs, self._buckets = tuple(specs), tuple(buckets)
+        self._specs = tuple(specs)
         self._session, self.provider = _open(Path(path), threads, gpu)
+        self._buckets = tuple(buckets or (GPU_BUCKETS if self.provider == "cuda" else CPU_BUCKETS))
         _check_columns(Path(path), self._session.get_modelmeta().custom_metadata_map, self._specs)
         for bucket in self._buckets:  # the first run of a size plans memory and packs weights
             self._run(np.zeros((bucket, len(self._specs))))

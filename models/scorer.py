@@ -20,8 +20,9 @@ from models.bundle import Bundle, BundleError
 from models.calibration import Blend, sigmoid
 from models.features import FeatureSpec
 from models.ftrl import Ftrl
-from models.moe_runtime import BUCKETS, OnnxMoE
+from models.moe_runtime import OnnxMoE
 from models.reasons import explain, in_words
+from models.row_memo import RowMemo
 
 Float64s = NDArray[np.float64]
 SPECS, BLEND, TYPICAL, MOE, FTRL = "specs.json", "blend.json", "typical.json", "moe.onnx", "ftrl.npz"
@@ -53,14 +54,18 @@ class Scorer:
         bundle: with the parts named above.
         snapshot: a newer state of the learner than the bundle's own.
         specs: the columns that will be given.
-        buckets: batch sizes of the MoE to warm up.
+        buckets: batch sizes of the MoE, if not those that `OnnxMoE` chooses.
 
     Raises:
         BundleError: it was trained for other features.
     """
 
     def __init__(
-        self, bundle: Bundle, snapshot: bytes | None, specs: Sequence[FeatureSpec], buckets: Sequence[int] = BUCKETS
+        self,
+        bundle: Bundle,
+        snapshot: bytes | None,
+        specs: Sequence[FeatureSpec],
+        buckets: Sequence[int] | None = None,
     ) -> None:
         self.specs = read_specs(bundle)
         _check_specs(bundle.id, self.specs, tuple(specs))
@@ -70,9 +75,8 @@ class Scorer:
         )
         self._groups = _channels(self.specs)
         self._helper: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="reasons")
-        most = 2 * len(self._groups) + 2  # rows that `explain` asks for one event: close buckets, so little padding
-        sizes = sorted({*buckets, *range(4, most + 4, 4)})
-        self._moe = _open_moe(bundle, self.specs, sizes) if MOE in bundle.parts else None
+        self._moe = _open_moe(bundle, self.specs, buckets) if MOE in bundle.parts else None
+        self._memo = RowMemo(self._moe_logits)
         self._ftrl: Ftrl | None = None
         if FTRL in bundle.parts:
             self._ftrl = Ftrl.restore(snapshot if snapshot is not None else bundle.part(FTRL))
@@ -95,6 +99,13 @@ class Scorer:
         other._ftrl = Ftrl.restore(snapshot)
         return other
 
+    def on_one_thread(self) -> Scorer:
+        """Return the same models for a caller that shares the work among threads of its own."""
+        other = object.__new__(Scorer)
+        other.__dict__.update(self.__dict__)
+        other._helper, other._memo = None, RowMemo(other._moe_logits)
+        return other
+
     def score(self, features: Float64s) -> Scores:
         """Score (n, f) features, NaN is null."""
         none = np.full(len(features), np.nan)
@@ -104,24 +115,23 @@ class Scorer:
 
     def reasons(self, features: Float64s) -> list[list[str]]:
         """Say in words what moved each of (n, f) events' scores most; see `models.reasons` for the method."""
-        found: list[list[str]] = []
-        for event in features:
-            (reasons,) = explain(self._logits, event[None], self.typical, self.specs, REASONS_TOP, self._groups)
-            found.append([in_words(reason) for reason in reasons])
-        return found
+        explained = explain(self._logits, features, self.typical, self.specs, REASONS_TOP, self._groups)
+        return [[in_words(reason) for reason in reasons] for reasons in explained]
 
     def _logits(self, features: Float64s) -> Float64s:
+        moe = self._memo(features) if self._moe is not None else np.full(len(features), np.nan)
+        ftrl = self._ftrl.predict(features, moe) if self._ftrl is not None else np.full(len(features), np.nan)
+        return self._blended(moe, ftrl)
+
+    def _moe_logits(self, features: Float64s) -> Float64s:
         """Score rows in two halves side by side: sessions release the GIL, and an event waits for its reasons."""
+        assert self._moe is not None
         half = len(features) // 2
         if self._helper is None or not half:
-            return self._logits_here(features)
-        first = self._helper.submit(self._logits_here, features[:half])
-        second = self._logits_here(features[half:])
+            return self._moe.logits(features)
+        first = self._helper.submit(self._moe.logits, features[:half])
+        second = self._moe.logits(features[half:])
         return np.concatenate([first.result(), second])
-
-    def _logits_here(self, features: Float64s) -> Float64s:
-        scores = self.score(features)
-        return self._blended(scores.moe_logits, scores.ftrl_logits)
 
     def _blended(self, moe: Float64s, ftrl: Float64s) -> Float64s:
         by_name = {"moe": moe, "ftrl": ftrl}
@@ -173,7 +183,7 @@ def _channels(specs: tuple[FeatureSpec, ...]) -> list[list[int]]:
     return list(channels.values())
 
 
-def _open_moe(bundle: Bundle, specs: tuple[FeatureSpec, ...], buckets: Sequence[int]) -> OnnxMoE:
+def _open_moe(bundle: Bundle, specs: tuple[FeatureSpec, ...], buckets: Sequence[int] | None) -> OnnxMoE:
     with tempfile.TemporaryDirectory(prefix="pelton-") as folder:  # the runtime opens files, and the bytes are verified
         path = Path(folder) / MOE
         path.write_bytes(bundle.part(MOE))

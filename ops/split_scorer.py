@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from copy import copy
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +24,7 @@ class SplitScorer(Scorer):
 
     def __init__(self, scorer: Scorer, threads: int | None = None) -> None:
         self.__dict__.update(scorer.__dict__)
-        self._scorer = copy(scorer)
-        self._scorer._helper = None  # the threads are busy with other events already
+        self._scorer = scorer.on_one_thread()
         self._threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="score")
 
