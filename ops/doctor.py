@@ -176,7 +176,7 @@ def _kernels() -> Check:
 
 
 def _clock(now_s: float) -> Check:
-    newest_s = max(file.stat().st_mtime for file in Path(__file__).parent.glob("*.py"))
+    newest_s = max(file.stat().st_mtime for file in Path(__file__).parent.rglob("*.py"))
     shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now_s))
     if now_s < newest_s - 60:
         advice = "set the clock: events would seem to come from the future"

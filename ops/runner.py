@@ -22,7 +22,7 @@ from pipeline.live import Step, Worker, create_topics
 from pipeline.recovery import SNAPSHOT_EVERY_MS
 
 if TYPE_CHECKING:
-    from ops.metrics import Metrics  # prometheus-client is loaded only where somebody wants to see
+    from ops.metrics.metrics import Metrics  # prometheus-client is loaded only where somebody wants to see
 
 IDLE_WAIT_S = 0.5  # the longest wait for news before models, snapshots and the stop sign are looked at again
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 from connectors.log import Log
 from connectors.sinks import Sink, open_sink
-from ops import live_words
-from ops.live_figures import LiveFigures, Picture
-from ops.live_show import Show, stopping_on_signals
 from ops.runner import AppRunner
 from ops.settings import Settings
 from ops.sink_feed import group_of_sink
+from ops.views import live_words
+from ops.views.live_figures import LiveFigures, Picture
+from ops.views.live_show import Show, stopping_on_signals
 from pipeline.app import App
 
 if TYPE_CHECKING:
-    from ops.metrics import Metrics
+    from ops.metrics.metrics import Metrics
 
 Note = Callable[[str], None]
 GROWING = (".jsonl", ".ndjson", ".json")  # files that one run after the other adds lines to
@@ -90,8 +90,8 @@ def serving_metrics(app: App, at: tuple[str, int], note: Note, log: str = "embed
     Raises:
         ValueError: the address cannot be used.
     """
-    from ops.metrics import Metrics
-    from ops.metrics_server import MetricsServer
+    from ops.metrics.metrics import Metrics
+    from ops.metrics.server import MetricsServer
 
     metrics = Metrics(app, log)
     with MetricsServer(metrics, at[1], at[0]) as server:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from connectors.log import Log
 from ops.inputs import open_inputs
-from ops.replay_view import summary
 from ops.replaying import ReplayError, Source, replay_files
 from ops.settings import Settings
 from ops.terminal import note, progress, say
+from ops.views.replay import summary
 from pipeline.app import App
 from pipeline.recovery import history_ms, streams_of
 

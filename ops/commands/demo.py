@@ -31,8 +31,8 @@ def demo(
     import time
 
     from ops.demo.playing import play, seconds_left, what_next
-    from ops.live_words import folded
     from ops.terminal import note, ready_kernels, say
+    from ops.views.live_words import folded
 
     began_s = time.monotonic()
     ready_kernels()

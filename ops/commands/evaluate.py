@@ -45,15 +45,15 @@ def evaluate(
     For example: pelton evaluate bank.py --data payments.jsonl frauds.jsonl
                  pelton evaluate bank.py --data payments.jsonl frauds.jsonl --test-start 2026-03-01 --plots plots
     """
-    from ops.evaluating import Days, evaluate_files
-    from ops.evaluation import EvaluationSettings
     from ops.extras import BASELINE, NETWORK, PLOTS, need
     from ops.inputs import open_inputs
     from ops.served import find_bundle
     from ops.settings import Settings
     from ops.terminal import note, ready_kernels, say, stages, table
     from ops.times import read_time
-    from ops.training import TrainingSettings
+    from ops.training.evaluating import Days, evaluate_files
+    from ops.training.evaluation import EvaluationSettings
+    from ops.training.training import TrainingSettings
     from pipeline.loading import load_app
 
     loaded, settings = load_app(app), Settings.read(data_folder)

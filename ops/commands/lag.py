@@ -9,7 +9,7 @@ def lag(app: App, kafka: Kafka = None, data_folder: DataFolder = None) -> None:
     \b
     For example: pelton lag bank.py --kafka localhost:9092
     """
-    from ops.lag_view import lag_on_kafka, lag_on_log, show
+    from ops.views.lag import lag_on_kafka, lag_on_log, show
     from pipeline.loading import load_app
 
     loaded = load_app(app)

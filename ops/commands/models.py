@@ -42,8 +42,8 @@ def list_(
     \b
     For example: pelton models list risk
     """
-    from ops.model_view import version_rows
     from ops.terminal import say, table
+    from ops.views.model import version_rows
 
     versions = _open(data_folder).versions(task)
     if not versions:
@@ -63,8 +63,8 @@ def show(
     \b
     For example: pelton models show risk 41c9e2
     """
-    from ops.model_view import history_rows, version_facts
     from ops.terminal import facts, say, table
+    from ops.views.model import history_rows, version_facts
 
     registry = _open(data_folder)
     version = registry.show(task, id or str(registry.serving(task)))
@@ -86,8 +86,8 @@ def promote(
     \b
     For example: pelton models promote risk 41c9e2
     """
-    from ops.registering import user_name
     from ops.terminal import say
+    from ops.training.registering import user_name
 
     is_folder = (Path(id) / "bundle.json").is_file()
     registry = _open(data_folder, make=is_folder)
@@ -109,8 +109,8 @@ def rollback(
     \b
     For example: pelton models rollback risk --to 41c9e2
     """
-    from ops.registering import user_name
     from ops.terminal import say
+    from ops.training.registering import user_name
 
     was, now = _open(data_folder).rollback(task, user_name(), _now_ms(), to)
     say(f"{task}: {was} -> {now}. Undo: pelton models rollback {task} --to {was}")

@@ -9,8 +9,8 @@ def plan(app: App) -> None:
     \b
     For example: pelton plan bank.py
     """
-    from ops.plan_view import lines
     from ops.terminal import heading, say
+    from ops.views.plan import lines
     from pipeline.loading import load_app
 
     for depth, text in lines(load_app(app)):

@@ -53,11 +53,11 @@ def replay(
                  pelton replay bank.py --input payments.csv.gz --features-only --output features.parquet
                  pelton replay bank.py --from-topic --since 2026-01-31 --kafka localhost:9092 -o decisions.csv
     """  # fmt: skip
-    from ops.replay_view import read_speed
     from ops.settings import Settings
     from ops.terminal import note, ready_kernels
     from ops.times import read_time
     from ops.topic_replay import ReplayInputs, replay_and_tell
+    from ops.views.replay import read_speed
     from pipeline.loading import load_app
 
     loaded, settings, factor = load_app(app), Settings.read(data_folder), read_speed(speed)

@@ -49,9 +49,9 @@ def run(
     """  # fmt: skip
     import shutil
 
-    from ops.live_words import folded
     from ops.settings import Settings
     from ops.terminal import note, ready_kernels, say
+    from ops.views.live_words import folded
     from pipeline.loading import load_app
 
     def noted(text: str) -> None:
@@ -61,7 +61,7 @@ def run(
     metrics_at = (metrics_host, metrics_port) if metrics_port else None
     if kafka is not None:
         from ops.brokers import kafka_settings
-        from ops.kafka_running import KafkaRun, run_on_kafka
+        from ops.kafka.running import KafkaRun, run_on_kafka
 
         how = KafkaRun(
             kafka_settings(kafka), output or [], at_least_once, session_s, learn, until_idle, plain, metrics_at

@@ -34,8 +34,8 @@ def get(
     from ops.message_formats import decoders_of
     from ops.opened import opened_log
     from ops.settings import Settings
-    from ops.state_view import look_up
     from ops.terminal import counted, facts, note, ready_kernels, say, table
+    from ops.views.state import look_up
     from pipeline.loading import load_app
 
     loaded, settings = load_app(app), Settings.read(data_folder, state=state)

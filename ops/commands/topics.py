@@ -36,7 +36,7 @@ def create(
     For example: pelton topics create bank.py --partitions 8 --kafka localhost:9092
     """
     from ops.terminal import counted, say
-    from ops.topics_view import make_on_kafka, make_on_log
+    from ops.views.topics import make_on_kafka, make_on_log
     from pipeline.loading import load_app
 
     loaded = load_app(app)
@@ -54,7 +54,7 @@ def listed(app: AnyApp = None, data_folder: DataFolder = None, kafka: Kafka = No
     \b
     For example: pelton topics list bank.py --kafka localhost:9092
     """
-    from ops.topics_view import list_of_kafka, list_of_log
+    from ops.views.topics import list_of_kafka, list_of_log
 
     if kafka is not None:
         list_of_kafka(kafka, app)
@@ -69,7 +69,7 @@ def describe(app: App, kafka: Kafka = None, data_folder: DataFolder = None) -> N
     \b
     For example: pelton topics describe bank.py --kafka localhost:9092
     """
-    from ops.topics_view import describe_on_kafka, list_of_log
+    from ops.views.topics import describe_on_kafka, list_of_log
 
     if kafka is not None:
         describe_on_kafka(kafka, app)

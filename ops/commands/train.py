@@ -41,8 +41,8 @@ def train(
     from ops.settings import Settings
     from ops.terminal import facts, note, ready_kernels, say, stages
     from ops.times import read_time
-    from ops.training import TrainingSettings
-    from ops.training import train as learn
+    from ops.training.training import TrainingSettings
+    from ops.training.training import train as learn
     from pipeline.loading import load_app
 
     loaded, settings, now_ms = load_app(app), Settings.read(data_folder), time.time_ns() // 1_000_000
@@ -65,7 +65,7 @@ def train(
     facts([(name, f"{value:.4f}") for name, value in made.metrics.items()])
     say(f"bundle {made.bundle.id} in {made.folder}")
     if register:
-        from ops.registering import register_bundle
+        from ops.training.registering import register_bundle
 
         say(register_bundle(settings, chosen.name, made.folder, now_ms))
     say(f"Judge it: pelton evaluate {app} --data FILES --bundle {made.folder}")

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops import live_words
 from ops.demo.stage import APP, Stage, set_up
-from ops.live_figures import LiveFigures, Picture
-from ops.live_show import Show, stopping_on_signals
 from ops.runner import AppRunner
+from ops.views import live_words
+from ops.views.live_figures import LiveFigures, Picture
+from ops.views.live_show import Show, stopping_on_signals
 
 SECONDS = 60.0
 SECONDS_MIN = 20.0

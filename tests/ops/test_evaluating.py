@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from ops.evaluating import Days
-from ops.evaluation import EvaluationError
-from ops.protocol import DAY_MS
 from ops.times import TimeError, read_time
+from ops.training.evaluating import Days
+from ops.training.evaluation import EvaluationError
+from ops.training.protocol import DAY_MS
 from pipeline.dataset import Dataset
 
 NOON_MS = 1767571200000 + DAY_MS // 2  # 2026-01-05T12:00Z

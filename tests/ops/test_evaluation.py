@@ -12,12 +12,12 @@ from connectors.files import open_files
 from models.bundle import read_bundle
 from models.features import FeatureSpec
 from models.ftrl import Ftrl
-from ops.baseline import boosting
-from ops.evaluation import EvaluationError, EvaluationSettings, evaluate, evaluate_on
-from ops.history import read_history
-from ops.progressive import serve_and_learn
-from ops.protocol import DAY_MS, Protocol, ProtocolError, known_compromised
-from ops.training import TrainingSettings, train_on
+from ops.training.baseline import boosting
+from ops.training.evaluation import EvaluationError, EvaluationSettings, evaluate, evaluate_on
+from ops.training.history import read_history
+from ops.training.progressive import serve_and_learn
+from ops.training.protocol import DAY_MS, Protocol, ProtocolError, known_compromised
+from ops.training.training import TrainingSettings, train_on
 from pipeline import App, Stream, Task
 from pipeline.dataset import Dataset
 from pipeline.loading import load_app

@@ -13,7 +13,7 @@ from connectors.kafka.admin import KafkaAdmin, KafkaTopic
 from connectors.kafka.log import KafkaLog
 from connectors.kafka.settings import KafkaSettings
 from connectors.log import LogError
-from ops.kafka_running import KafkaRun, run_on_kafka
+from ops.kafka.running import KafkaRun, run_on_kafka
 from ops.settings import Settings
 from pipeline import App, Rule, Stream, Task
 from pipeline.dead_letters import dead_topic, from_rows

@@ -14,7 +14,7 @@ from connectors.kafka.log import KafkaLog
 from connectors.kafka.settings import KafkaSettings
 from connectors.schema_registry import RegistryError, RegistrySettings, SchemaRegistry
 from connectors.wire_writer import avro_schema, avro_writer
-from ops.kafka_running import KafkaRun, run_on_kafka
+from ops.kafka.running import KafkaRun, run_on_kafka
 from ops.producing import messages_of
 from ops.settings import Settings
 from pipeline.dead_letters import SCHEMA, dead_topic

@@ -9,7 +9,7 @@ import pytest
 from connectors.kafka.admin import KafkaAdmin, KafkaTopic
 from connectors.kafka.log import KafkaLog
 from connectors.kafka.settings import KafkaSettings
-from ops.kafka_running import KafkaRun, run_on_kafka
+from ops.kafka.running import KafkaRun, run_on_kafka
 from ops.settings import Settings, SettingsError
 from pipeline import App, Rule, Stream, Task
 from pipeline.errors import DeclarationError

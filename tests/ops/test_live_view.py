@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from ops import live_words as words
-from ops.live_figures import Change, LiveFigures, Picture, Shown
-from ops.live_view import draw
+from ops.views import live_words as words
+from ops.views.live_figures import Change, LiveFigures, Picture, Shown
+from ops.views.live_view import draw
 from pipeline import App, Dynamic, Stream, Task
 from pipeline.learning import Learned
 from pipeline.live import Step

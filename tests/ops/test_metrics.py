@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from connectors.memory_log import MemoryLog
-from ops.metric_families import Histogram as Batched
-from ops.metrics import STALLED_S, Metrics
-from ops.metrics_server import MetricsServer, MetricsServerError
+from ops.metrics.families import Histogram as Batched
+from ops.metrics.metrics import STALLED_S, Metrics
+from ops.metrics.server import MetricsServer, MetricsServerError
 from ops.runner import AppRunner
 from pipeline.decisions import Served
 from pipeline.loading import load_app

@@ -10,9 +10,9 @@ from connectors.files import open_files
 from models.bundle import read_bundle
 from models.metrics import average_precision
 from models.scorer import Scorer
-from ops.history import as_known, read_history
 from ops.simulate import SimulationSettings, simulate
-from ops.training import TrainingError, TrainingSettings, train, train_on
+from ops.training.history import as_known, read_history
+from ops.training.training import TrainingError, TrainingSettings, train, train_on
 from pipeline import App, Stream, Task
 
 DAY_MS = 86_400_000

@@ -29,7 +29,7 @@ GATE_ROWS = 5_000  # rows of history that the parity gate draws from
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """What a training chooses about its network; see `ops.training.TrainingSettings`."""
+    """What a training chooses about its network; see `ops.training.training.TrainingSettings`."""
 
     epochs: int
     seed: int

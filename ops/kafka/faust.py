@@ -13,8 +13,8 @@ from faust.types import TP
 from connectors.kafka.codec import message_offset
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.transport import SCHEME, Batch, Consumer
-from ops.kafka_agents import Agents
-from ops.kafka_partition import Places
+from ops.kafka.agents import Agents
+from ops.kafka.partition import Places
 
 if TYPE_CHECKING:
     from connectors.kafka.log import KafkaLog

@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from ops import live_words
-from ops.live_figures import Picture
+from ops.views import live_words
+from ops.views.live_figures import Picture
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -69,7 +69,7 @@ class Show(AbstractContextManager["Show"]):
                 self._tick(picture)
 
     def _draw(self, picture: Picture) -> None:
-        from ops.live_view import draw
+        from ops.views.live_view import draw
 
         assert self._live is not None
         size = self._live.console.size

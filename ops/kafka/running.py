@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from connectors.kafka.admin import KafkaAdmin
 from connectors.kafka.log import KafkaLog
 from connectors.kafka.settings import KafkaSettings
-from ops import live_words
 from ops.app_topics import app_topics
 from ops.beside import Following, Learning, learns_live, now_ms
-from ops.kafka_faust import SESSION_S
-from ops.kafka_figures import Summed
-from ops.kafka_sinks import PartitionSinks
-from ops.kafka_worker import KafkaRunner, MakeWorker
-from ops.live_figures import LiveFigures, Picture
-from ops.live_show import Show, stopping_on_signals
+from ops.kafka.faust import SESSION_S
+from ops.kafka.figures import Summed
+from ops.kafka.sinks import PartitionSinks
+from ops.kafka.worker import KafkaRunner, MakeWorker
 from ops.message_formats import decoders_of
 from ops.running import serving_metrics
 from ops.settings import Settings, SettingsError
+from ops.views import live_words
+from ops.views.live_figures import LiveFigures, Picture
+from ops.views.live_show import Show, stopping_on_signals
 from pipeline.app import App
 from pipeline.learning import LearnerLoop
 from pipeline.live import Step, Worker, create_topics, stages_of

@@ -27,9 +27,9 @@ from models.ftrl import Ftrl, FtrlSettings
 from models.metrics import average_precision, calibration_error, log_loss, roc_auc
 from models.reasons import typical_row
 from models.scorer import MOE, bundle_parts
-from ops.history import as_known, only_between, read_history
-from ops.network_training import NetworkSettings, served_logits, train_network
 from ops.progress import Progress, Stage, silent
+from ops.training.history import as_known, only_between, read_history
+from ops.training.network_training import NetworkSettings, served_logits, train_network
 from pipeline.app import App, Task
 from pipeline.dataset import Dataset
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import Metric
 
 from connectors.errors import ConnectorError
-from ops.metric_catalogue import PLACE
-from ops.metric_families import Counter, Gauge
+from ops.metrics.catalogue import PLACE
+from ops.metrics.families import Counter, Gauge
 
 if TYPE_CHECKING:
     from pipeline.learning import Learned
@@ -19,7 +19,7 @@ Place = tuple[str, str, str]
 
 
 class Sources:
-    """Asks a process's workers, log and learners; see `ops.metrics.Metrics.ask`."""
+    """Asks a process's workers, log and learners; see `ops.metrics.metrics.Metrics.ask`."""
 
     def __init__(self, app: str) -> None:
         self._app = app

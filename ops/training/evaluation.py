@@ -24,13 +24,13 @@ from models.ftrl import Ftrl
 from models.metrics import at_threshold, average_precision, calibration_error, card_precision, roc_auc
 from models.scorer import FTRL, Scorer
 from models.threshold import ALLOW
-from ops.baseline import SETTINGS, boosting
-from ops.evaluation_plots import write_plots
-from ops.history import as_known, read_history
 from ops.progress import Progress, Stage, silent
-from ops.progressive import serve_and_learn
-from ops.protocol import DAY_MS, Protocol, iso
-from ops.training import TrainedBundle, TrainingSettings, check_trainable, train_on
+from ops.training.baseline import SETTINGS, boosting
+from ops.training.evaluation_plots import write_plots
+from ops.training.history import as_known, read_history
+from ops.training.progressive import serve_and_learn
+from ops.training.protocol import DAY_MS, Protocol, iso
+from ops.training.training import TrainedBundle, TrainingSettings, check_trainable, train_on
 from pipeline.app import App, Task
 from pipeline.dataset import Dataset
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.history import NEVER_MS
+from ops.training.history import NEVER_MS
 from pipeline.dataset import Dataset
 
 DAY_MS = 86_400_000

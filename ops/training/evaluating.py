@@ -11,11 +11,11 @@ import numpy as np
 from connectors.files import FileInput
 from connectors.secrets import Tokeniser
 from models.bundle import Bundle
-from ops.evaluation import Evaluation, EvaluationError, EvaluationSettings, evaluate_on
-from ops.history import read_history
 from ops.progress import Progress
-from ops.protocol import DAY_MS, Protocol
-from ops.training import check_trainable
+from ops.training.evaluation import Evaluation, EvaluationError, EvaluationSettings, evaluate_on
+from ops.training.history import read_history
+from ops.training.protocol import DAY_MS, Protocol
+from ops.training.training import check_trainable
 from pipeline.app import App, Task
 from pipeline.dataset import Dataset
 
@@ -71,7 +71,7 @@ def evaluate_files(
     progress: Progress,
     tokeniser: Tokeniser | None,
 ) -> Evaluation:
-    """Read the history, decide the days and evaluate; see `ops.evaluation.evaluate`.
+    """Read the history, decide the days and evaluate; see `ops.training.evaluation.evaluate`.
 
     Raises:
         ValueError: as `evaluate`, in one sentence.

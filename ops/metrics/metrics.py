@@ -25,8 +25,8 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from ops.metric_catalogue import Catalogue
-from ops.metric_sources import Sources
+from ops.metrics.catalogue import Catalogue
+from ops.metrics.sources import Sources
 
 if TYPE_CHECKING:
     from pipeline.app import App

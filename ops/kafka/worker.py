@@ -15,10 +15,10 @@ from connectors.kafka.settings import KafkaSettings
 from connectors.log import LogError
 from kernels.compiled import load_imported
 from ops.beside import Following, Learning, quick_to_answer
-from ops.kafka_agents import Agents
-from ops.kafka_faust import SESSION_S, GroupMember, MemberReading
-from ops.kafka_partition import PartitionRun
-from ops.kafka_sinks import PartitionSinks
+from ops.kafka.agents import Agents
+from ops.kafka.faust import SESSION_S, GroupMember, MemberReading
+from ops.kafka.partition import PartitionRun
+from ops.kafka.sinks import PartitionSinks
 from ops.mistakes import in_a_sentence
 from pipeline.app import App
 from pipeline.learning import Learned
@@ -27,7 +27,7 @@ from pipeline.recovery import SNAPSHOT_EVERY_MS
 
 if TYPE_CHECKING:
     from connectors.kafka.log import KafkaLog
-    from ops.metrics import Metrics
+    from ops.metrics.metrics import Metrics
 
 REST_S_MAX = 20.0  # for the batches that are under way and a snapshot, before partitions are let go regardless
 WATCH_S = 0.2

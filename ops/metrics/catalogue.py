@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ops.metric_families import Counter, Gauge, Histogram
+from ops.metrics.families import Counter, Gauge, Histogram
 
 PLACE = ("app", "stage", "partition")
 LATENCY_S = (

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from models.learner import LearnerSettings
-from ops.live_figures import Picture, is_closed
+from ops.views.live_figures import Picture, is_closed
 
 PREQUENTIAL = LearnerSettings().window  # labels that the quality of a live stream is measured on
 BARS = "▁▂▃▄▅▆▇█"

@@ -12,8 +12,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ops import live_words as words
-from ops.live_figures import Picture, Shown, is_closed
+from ops.views import live_words as words
+from ops.views.live_figures import Picture, Shown, is_closed
 
 WIDE = 100  # columns from which reasons are whole sentences
 TALL = 32  # lines from which there is room for where the time goes, and which models served

@@ -19,7 +19,7 @@ from pipeline.live import Step, Worker
 
 if TYPE_CHECKING:
     from connectors.kafka.log import KafkaLog
-    from ops.metrics import Metrics
+    from ops.metrics.metrics import Metrics
 
 IDLE_WAIT_S = 0.5  # the longest wait for news before it is looked whether the partition must be let go
 PAUSE_S = 0.01

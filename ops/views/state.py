@@ -15,9 +15,9 @@ from connectors.partitions import partitions_of
 from connectors.schema import Field
 from connectors.secrets import Tokeniser
 from kernels import window_state as ws
-from ops.model_view import when
 from ops.settings import Settings
 from ops.terminal import counted
+from ops.views.model import when
 from pipeline.app import App
 from pipeline.engine import Engine
 from pipeline.errors import nearest

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client.exposition import choose_encoder
 
-from ops.metrics import Metrics
+from ops.metrics.metrics import Metrics
 
 HOST = "127.0.0.1"
 REQUEST_S_MAX = 10.0  # a client that sends nothing for so long is let go

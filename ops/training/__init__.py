@@ -1,0 +1,1 @@
+"""From history to models, and how good they are."""

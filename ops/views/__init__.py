@@ -1,0 +1,1 @@
+"""What people look at: live views, and what is asked for once, in words."""
