@@ -21,9 +21,10 @@ from pipeline.engine import Engine, Featured
 from pipeline.forwarding import Forwarder
 from pipeline.heads import rows_to_take
 from pipeline.inputs import Ledger
+from pipeline.laps import Laps
 from pipeline.manifest import Manifest, encode
 from pipeline.plan import StreamPlan
-from pipeline.reading import as_of, first_rows, next_offset, read_new, times_of
+from pipeline.reading import arrival_of, as_of, first_rows, next_offset, stored_new, times_of
 from pipeline.recovery import SNAPSHOT_EVERY_MS, check_retention, recover
 from pipeline.snapshots import Snapshots
 from pipeline.stages import LINES, Stage, alone, buried_by, stages_of
@@ -48,7 +49,8 @@ class Step:
         committed_ms: when the commit was done.
         manifest: with the ledgers since the beginning.
         stage: whose commit it is; None where nobody asks.
-        seconds: where the time went: decode, features, score, commit.
+        seconds: where the time went: fetch, decode, features, score, encode, commit. What goes on beside the worker
+            (a fetch from a broker before the worker asks) is not in it.
     """
 
     rows: pa.RecordBatch
@@ -139,26 +141,25 @@ class Worker:
         """
         if self._is_spoilt:
             self.recover()
-        started_s = self._timer_s()
-        chunks = self._take()
+        laps = Laps(self._timer_s)
+        chunks = self._take(laps)
         if not chunks and not self.beacon.is_due(self._clock_ms()):
             return None
-        decoded_s = self._timer_s()
         try:
-            step = self._apply(chunks, started_s, decoded_s)
+            step = self._apply(chunks, laps)
         except BaseException:
             self._is_spoilt = True
             self.snapshots.drop()
             raise
         return step if chunks else None
 
-    def _apply(self, chunks: Mapping[str, Arrival], started_s: float, decoded_s: float) -> Step:
+    def _apply(self, chunks: Mapping[str, Arrival], laps: Laps) -> Step:
         at_ms = self._clock_ms()
         featured = self.engine.process({name: as_of(chunk, at_ms) for name, chunk in chunks.items()})
-        featured_s = self._timer_s()
+        laps("features")
         served = {task.name: self._served(task.name) for task in self._tasks}
         decisions = {name: self.deciders[name].decide(featured, served[name]) for name in self.deciders}
-        scored_s = self._timer_s()
+        laps("score")
         with self._log.transaction(self.group, self.partition, self.commit) as transaction:
             for rows in decisions.values():
                 if rows.num_rows:
@@ -170,15 +171,14 @@ class Worker:
             self._forward(transaction, featured, at_ms, is_idle=not chunks)
             manifest = self._manifest(chunks, featured, served, at_ms)
             transaction.put_manifest(encode(manifest))
+            laps("encode")
         self.commit += 1
         self.positions |= {name: end for name, (_, end) in manifest.inputs.items()}
-        done_s = self._timer_s()
-        seconds = {
-            "decode": decoded_s - started_s, "features": featured_s - decoded_s,
-            "score": scored_s - featured_s, "commit": done_s - scored_s,
-        }  # fmt: skip
+        laps("commit")
         append_ms = featured.append_ms if featured.append_ms is not None else np.zeros(0, np.int64)
-        return Step(featured.rows, decisions, append_ms, self._clock_ms(), manifest, len(dead), seconds, self.stage)
+        return Step(
+            featured.rows, decisions, append_ms, self._clock_ms(), manifest, len(dead), laps.seconds, self.stage
+        )
 
     def _forward(self, transaction: Transaction, featured: Featured, at_ms: int, is_idle: bool) -> None:
         """Pass on what goes to other stages, and say how far this one is to those that get nothing."""
@@ -192,16 +192,18 @@ class Worker:
             for partition, rows in self.beacon.markers(output, told, self.engine.floor_ms, at_ms):
                 transaction.append_rows(output.topic, partition, rows, at_ms)
 
-    def _take(self) -> dict[str, Arrival]:
+    def _take(self, laps: Laps) -> dict[str, Arrival]:
         """Read and decode what each input has; with a backlog, no further than the order of heads is known."""
         chunks, more, inputs = {}, [], []
         for each in self.stage.inputs:
             at = self.positions[each.topic]
-            arrival = read_new(self._log, self.stage, each, self.partition, at, RECORDS_MAX)
-            if arrival is not None:
-                chunks[each.topic] = arrival
+            stored = stored_new(self._log, each, self.partition, at, RECORDS_MAX)
+            laps("fetch")
+            if len(stored):
+                arrival = chunks[each.topic] = arrival_of(self.stage, each, stored)
                 inputs.append(each)
                 more.append(self._log.end(each.topic, self.partition) > next_offset(arrival))
+                laps("decode")
         if len(chunks) < 2 or not any(more):
             return chunks
         rows = rows_to_take([times_of(each, chunks[each.topic]) for each in inputs], more)

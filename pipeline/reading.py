@@ -25,6 +25,8 @@ from pipeline.stages import LINES, Input, Stage
 if TYPE_CHECKING:
     from connectors.formats import Decode
 
+Stored = Records | list[tuple[int, pa.RecordBatch]]
+
 READ_AT_ONCE = 8192
 PATIENCE_S = 5.0  # for what a commit took, and the log does not give yet
 
@@ -41,11 +43,21 @@ def chunk_of(records: Records, schema: Schema, decoder: Decode | None = None) ->
 
 def read_new(log: Log, stage: Stage, each: Input, partition: int, offset: int, limit: int) -> Arrival | None:
     """Return what an input has from an offset on, at most `limit` records; None if there is nothing."""
-    if each.kind == LINES:
-        records = log.read(each.topic, partition, offset, limit)
-        return chunk_of(records, each.schema, each.decode) if len(records) else None
-    stored = log.read_rows(each.topic, partition, offset, limit)
-    return _carried(stage, each, stored) if stored else None
+    stored = stored_new(log, each, partition, offset, limit)
+    return arrival_of(stage, each, stored) if len(stored) else None
+
+
+def stored_new(log: Log, each: Input, partition: int, offset: int, limit: int) -> Stored:
+    """Return the same as the log has it."""
+    read = log.read if each.kind == LINES else log.read_rows
+    return read(each.topic, partition, offset, limit)
+
+
+def arrival_of(stage: Stage, each: Input, stored: Stored) -> Arrival:
+    """Decode what the log has; not nothing."""
+    if isinstance(stored, Records):
+        return chunk_of(stored, each.schema, each.decode)
+    return _carried(stage, each, stored)
 
 
 def read_again(log: Log, stage: Stage, each: Input, partition: int, first: int, end: int) -> Arrival:

@@ -77,7 +77,7 @@ class Picture:
         snapshots, refused: of the learner: how many it published, why the last was not.
         latest: newest decisions, newest first.
         dead: dead letters, in this run.
-        seconds: where the worker's time went: decode, features, score, commit.
+        seconds: where the worker's time went: see `Step.seconds`.
         problems: what is wrong, in words.
     """
 

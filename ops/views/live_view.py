@@ -21,7 +21,7 @@ CHANGES_SHOWN = 4
 _STYLES = {"allow": "green", "review": "yellow", "block": "bold red"}
 _BORDER = "bright_black"
 _NAME = "cyan"
-_SECONDS = ("decode", "features", "score", "commit")
+_SECONDS = ("fetch", "decode", "features", "score", "encode", "commit")
 
 
 def draw(picture: Picture, width: int, height: int, title: str = "pelton run") -> RenderableType:
@@ -133,7 +133,7 @@ def _more(grid: Table, picture: Picture) -> None:
     spent = sum(picture.seconds.values())
     if spent:
         shares = [f"{name} {100 * picture.seconds.get(name, 0.0) / spent:.0f} %" for name in _SECONDS]
-        grid.add_row("time", Text("   ".join(shares)))
+        grid.add_row("time", Text("  ".join(shares)))
     if picture.refused:
         grid.add_row("refused", Text(picture.refused, "yellow"))
     for change in picture.changes[-CHANGES_SHOWN:][::-1]:

@@ -70,7 +70,7 @@ def latency(app: App, folder: Path, scorer: Scorer, seconds: int) -> dict[str, A
     path = folder / f"log-{scorer.rung}.db"
     events = RATE * seconds
     waited: list[np.ndarray] = []
-    stages = dict.fromkeys(("decode", "features", "score", "commit"), 0.0)
+    stages = dict.fromkeys(("fetch", "decode", "features", "score", "encode", "commit"), 0.0)
     with SqliteLog(path, Sealer(KEY)) as log:
         create_topics(app, log)
         served = Served(scorer, "bench")

@@ -12,6 +12,7 @@ import pytest
 
 from connectors.log import CommitConflictError, Log, LogError
 from connectors.memory_log import MemoryLog
+from connectors.records import Records
 from connectors.secrets import Sealer, Tokeniser
 from connectors.sqlite_log import SqliteLog
 from pipeline import App, Fixed, Rule, Stream, Task
@@ -58,11 +59,11 @@ def label(number: int) -> bytes:
     return json.dumps(record).encode() + b"\n"
 
 
-def worker(log: Log, folder: Path, app: App = APP) -> Worker:
+def worker(log: Log, folder: Path, app: App = APP, timer_s: Callable[[], float] = lambda: 0.0) -> Worker:
     ticks = itertools.count()
     clock: Callable[[], int] = lambda: START_MS + 10_000_000 + next(ticks)  # noqa: E731
     return Worker(
-        app, app.plans["payments"], log, folder, lambda task: Served(), clock, lambda: 0.0, Tokeniser(KEY), Sealer(KEY)
+        app, app.plans["payments"], log, folder, lambda task: Served(), clock, timer_s, Tokeniser(KEY), Sealer(KEY)
     )
 
 
@@ -108,6 +109,22 @@ def test_every_event_is_decided_once_and_the_ledger_closes(log: Log, tmp_path: P
     assert set(rows["rung"].to_pylist()) == {"rules"}
     assert rows["rule"][99].as_py() == "often"
     assert rows["decision"][0].as_py() == "allow"
+
+
+def test_a_step_tells_where_its_time_went(log: Log, tmp_path: Path) -> None:
+    fill(log, range(100))
+    now_s = [0.0]
+    read = log.read
+
+    def slow_read(topic: str, partition: int, offset: int, limit: int) -> Records:
+        now_s[0] += 3.0
+        return read(topic, partition, offset, limit)
+
+    log.read = slow_read  # type: ignore[method-assign]
+    live = worker(log, tmp_path, timer_s=lambda: now_s[0])
+    step = live.step()
+    assert step is not None
+    assert step.seconds == {"fetch": 6.0, "decode": 0, "features": 0, "score": 0, "encode": 0, "commit": 0}
 
 
 def test_card_numbers_never_leave_in_clear(tmp_path: Path) -> None:
