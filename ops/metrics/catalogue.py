@@ -33,6 +33,9 @@ class Catalogue:
             "pelton_step_seconds", "Time of each part of a commit, counted once for each event that waited for it.",
             (*PLACE[:2], "step"), LATENCY_S,
         )  # fmt: skip
+        self.busy = Counter(
+            "pelton_step_busy_seconds_total", "Time spent in each part of commits.", (*PLACE[:2], "step")
+        )
         self.commits = Counter("pelton_commits_total", "Commits: outputs and manifest as one.", PLACE)
         self.rebalances = Counter("pelton_rebalances_total", "Changes of who owns which partitions.", ("app",))
         self.recoveries = Histogram(

@@ -145,7 +145,9 @@ class Metrics(Collector):
                 if step.decisions:  # not where events only pass through on their way to a later stage
                     counted.latency.add_many(place[:2], waits_s.clip(min=0.0))
                 self._newest_s[place] = float(step.append_ms.max()) / 1000
-                for part, spent_s in step.seconds.items():
+            for part, spent_s in step.seconds.items():
+                counted.busy.add((*place[:2], part), spent_s)
+                if events:
                     counted.steps.add((*place[:2], part), spent_s, events)
             for task, decisions in by_task.items():
                 for decision, times in decisions.items():

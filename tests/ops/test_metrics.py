@@ -123,6 +123,8 @@ def test_latency_counts_events_and_a_part_of_a_commit_weighs_its_events(seen):
         assert found["pelton_step_seconds_count", ("payments", part)] == 80
         spent_s = sum(step.seconds[part] * len(step.append_ms) for step in steps)
         assert found["pelton_step_seconds_sum", ("payments", part)] == pytest.approx(spent_s)
+        busy_s = sum(step.seconds[part] for step in steps)
+        assert found["pelton_step_busy_seconds_total", ("payments", part)] == pytest.approx(busy_s)
 
 
 def test_state_and_lag_are_as_of_now(seen):
