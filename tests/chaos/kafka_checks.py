@@ -25,7 +25,7 @@ from pipeline.manifest import Manifest, decode
 from pipeline.stages import FACTS, LINES, Stage, stages_of
 from pipeline.topics import decisions_topic
 from pipeline.verify import verify
-from tests.chaos.kafka_site import NAME, OF_CARD, PARTITIONS, Made
+from tests.chaos.kafka_site import NAME, OF_CARD, PARTITIONS, Made, now_ms
 
 POLL_S = 0.4
 Where = tuple[str, int]  # group, partition
@@ -167,7 +167,7 @@ def check_first_stage(log: KafkaLog, app: App, decisions: pa.Table, folder: Path
             at = int(records.offsets[-1]) + 1
             assert records.append_ms is not None
             alone.append("payments", 0, records.values, int(records.append_ms.max()))
-        worker = Worker(app, app.plans["payments"], alone, folder / str(partition), lambda _: Served(), lambda: 0,
+        worker = Worker(app, app.plans["payments"], alone, folder / str(partition), lambda _: Served(), now_ms,
                         time.perf_counter)  # fmt: skip
         while worker.step() is not None:
             pass

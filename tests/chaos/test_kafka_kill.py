@@ -26,6 +26,7 @@ from pipeline.live import Worker, create_topics
 from pipeline.loading import load_app
 from pipeline.manifest import decode
 from pipeline.topics import decisions_topic, group_of
+from tests.chaos.kafka_site import now_ms
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -224,7 +225,7 @@ def test_features_are_those_of_a_run_that_nobody_disturbed(suffered, tmp_path):
         end = log.end("payments", partition)
         records = log.read("payments", partition, 0, end)
         alone.append("payments", 0, records.values, int(records.append_ms.max()))
-        worker = Worker(app, app.plans["payments"], alone, tmp_path / str(partition), lambda _: Served(), lambda: 0,
+        worker = Worker(app, app.plans["payments"], alone, tmp_path / str(partition), lambda _: Served(), now_ms,
                         time.perf_counter)  # fmt: skip
         while worker.step() is not None:
             pass
