@@ -1,9 +1,10 @@
-"""How fast is "card features" on Kafka, beside an echo that computes nothing, and beside Bytewax and Faust?
+"""How fast is "card features" on Kafka, beside an echo that computes nothing, and beside Bytewax and Faust? How late?
 
-All on the same broker in the same run, from a topic of 2 partitions to a topic. Throughput: what each wrote, over the
-time between its first and its last record as the broker's clock stamped them. Latency: 1,000 events a second from
-another thread, from produce to read-committed. Pelton and the echo commit exactly once, the others at least once.
-Usage: python -m tests.bench.bench_kafka [--quick] [--without-others] [--workers N] [--keys N].
+All on one broker in one run, from a topic of 2 partitions to a topic. Throughput: what each wrote over the time between
+its first and its last record as the broker's clock stamped them. Pelton with 1 and 2 workers, and with more keys; where
+a worker's time goes and what a key takes in memory, as its own metrics say. Then, with the broker warm, latency: see
+`kafka_latency`. Pelton and the echoes commit exactly once, the others at least once.
+Usage: python -m tests.bench.bench_kafka [--quick] [--only throughput|latency] [--without-others].
 Bytewax comes with `pip install bytewax[kafka]`.
 """
 
@@ -12,284 +13,141 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import multiprocessing
-import os
-import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from tests.bench.kafka_latency import latencies
+from tests.bench.kafka_sides import (
+    HERE,
+    PARTITIONS,
+    PARTS,
+    Side,
+    Wrote,
+    a_broker,
+    app_of,
+    create_topics,
+    echo,
+    measured,
+    opened,
+    own_echo,
+    pelton,
+    produce,
+)  # fmt: skip
+from tests.bench.measuring import machine, workload
+from tests.kafka_broker import fresh
 
-from connectors.kafka.log import KafkaLog
-from connectors.kafka.settings import KafkaSettings
-from tests.bench.bench_kafka_commit import RATE, WARM_S, echoing
-from tests.bench.measuring import APP, PELTON, machine, workload
-from tests.kafka_broker import KafkaBroker, fresh
-
-HERE = Path(__file__).parent
-PARTITIONS, QUIET_S, START_S_MAX, READ_MAX = 2, 2.0, 60.0, 1 << 16
-SOURCE, DECISIONS = "payments", "card_features.decisions"  # named as the app says
 SLOW_EVENTS = {"bytewax": 200_000, "faust": 50_000}
+KEYS = (10_000, 100_000, 1_000_000)
+WARM_EVENTS = 200_000
 
 
-@dataclass(frozen=True)
-class Wrote:
-    """What one side wrote into its topic."""
-
-    records: int
-    events_per_s: float
-    cpu_us_per_event: float
-    mb: float
-
-
-@contextmanager
-def a_broker() -> Iterator[str]:
-    """Run a broker of its own."""
-    broker = KafkaBroker()
-    broker.start()
-    try:
-        yield broker.address
-    finally:
-        broker.close()
-
-
-def opened(address: str) -> KafkaLog:
-    """Return a log on the broker."""
-    return KafkaLog(KafkaSettings((address,)))
-
-
-@contextmanager
-def process(command: Sequence[str], said: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command beside; its output is kept in a file."""
-    with said.open("wb") as file:
-        running = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=HERE.parents[1])
-        try:
-            yield running
-        finally:
-            running.terminate()
-            try:
-                running.wait(20)
-            except subprocess.TimeoutExpired:
-                running.kill()
-                running.wait()
+def throughputs(address: str, folder: Path, quick: bool, others: bool) -> dict[str, Any]:
+    """Measure all sides, one after the other, and compare."""
+    events = 200_000 if quick else 1_000_000
+    for keys in KEYS:
+        produce_new(address, f"payments_{keys}", workload(events, keys))
+    echoes(address, "payments_10000", WARM_EVENTS, folder)  # the broker, which compiles what it runs often
+    found = {name: each.events_per_s for name, each in echoes(address, "payments_10000", events, folder).items()}
+    sides = {
+        "pelton": workers(address, KEYS[0], 1, events, folder),
+        "pelton_2_workers": workers(address, KEYS[0], 2, events, folder),
+    } | {f"pelton_{keys}_keys": workers(address, keys, 1, events, folder) for keys in KEYS[1:]}
+    found |= {name: each.events_per_s for name, each in sides.items()}
+    if others:
+        found |= slow_ones(address, folder)
+    table(sides)
+    few, many = sides["pelton"].state, sides[f"pelton_{KEYS[-1]}_keys"].state
+    speed = max(found["pelton"], found["pelton_2_workers"])
+    return {
+        **{f"{side}_events_per_s": round(rate) for side, rate in found.items()},
+        "of_echo": round(speed / found["echo"], 2), "of_own_echo": round(speed / found["own_echo"], 2),
+        **{f"times_{side}": round(speed / found[side], 1) for side in SLOW_EVENTS if side in found},
+        "bytes_per_key": round((many["bytes"] - few["bytes"]) / max(many["keys"] - few["keys"], 1)),
+    }  # fmt: skip
 
 
-def tail(said: Path) -> str:
-    """Return the end of what a process printed."""
-    return said.read_text(encoding="utf-8", errors="replace")[-2000:]
-
-
-def used_by(pid: int) -> tuple[float, float]:
-    """Return processor seconds and the most MB of memory of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    peak_kb = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), peak_kb / 1024
-
-
-def ends(log: KafkaLog, topic: str) -> list[int]:
-    """Return where the partitions of a topic end, read-committed."""
-    return [log.end(topic, partition) for partition in range(PARTITIONS)]
-
-
-def wait_until_quiet(log: KafkaLog, topic: str, alive: Callable[[], bool], since: list[int]) -> None:
-    """Wait until a topic has begun to grow, and then grows no more."""
-    began, last, last_s = time.monotonic(), since, time.monotonic()
-    while True:
-        time.sleep(0.25)
-        now = ends(log, topic)
-        if now != last:
-            last, last_s = now, time.monotonic()
-        elif last != since and time.monotonic() - last_s > QUIET_S:
-            return
-        elif last == since and time.monotonic() - began > START_S_MAX:
-            raise SystemExit(f"nothing came into {topic} within {START_S_MAX:.0f} s")
-        if not alive():
-            raise SystemExit(f"the process that writes {topic} ended")
-
-
-def stamps(log: KafkaLog, topic: str, since: list[int]) -> np.ndarray:
-    """Return when the broker took each record after `since`, in milliseconds, sorted."""
-    found = []
-    for partition, at in enumerate(since):
-        while len(records := log.read(topic, partition, at, READ_MAX)):
-            found.append(records.append_ms)
-            at = int(records.offsets[-1]) + 1
-    return np.sort(np.concatenate(found)) if found else np.zeros(0, np.int64)
-
-
-def measured(log: KafkaLog, topic: str, command: Sequence[str], said: Path) -> Wrote:
-    """Run a command until it has written all, and say how fast it was."""
-    since = ends(log, topic)
-    with process(command, said) as running:
-        wait_until_quiet(log, topic, lambda: running.poll() is None, since)
-        cpu_s, mb = used_by(running.pid)
-    at_ms = stamps(log, topic, since)
-    span_s = max(int(at_ms[-1] - at_ms[0]), 1) / 1e3
-    return Wrote(at_ms.size, at_ms.size / span_s, cpu_s / at_ms.size * 1e6, mb)
-
-
-def run_echo(address: str, source: str, target: str, stop: Any, results: Any) -> None:
-    """Run the echo as the main thread of a process, so that a signal can end it."""
-    echoing(address, source, target, stop, {}, results)
-
-
-def echo_command(address: str, source: str, target: str) -> list[str]:
-    """Return the command of the echo."""
-    code = "import sys, threading; from multiprocessing import Queue; from tests.bench.bench_kafka import run_echo; "
-    code += "run_echo(*sys.argv[1:], threading.Event(), Queue())"
-    return [sys.executable, "-c", code, address, source, target]
-
-
-def pelton_command(address: str, folder: Path, more: Sequence[str] = ()) -> list[str]:
-    """Return the command of a worker."""
-    return [*PELTON, "run", str(APP), "--kafka", address, "--data-folder", str(folder), "--plain", *more]
-
-
-def produce(address: str, topic: str, file: Path) -> None:
-    """Fill a topic from a file, by card."""
-    command = [*PELTON, "produce", topic, str(file), "--kafka", address, "--key", "card"]
-    subprocess.run(command, check=True, cwd=HERE.parents[1], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def throughputs(address: str, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    """Measure all sides and compare."""
-    speed = throughput(address, folder, asked)
-    result: dict[str, Any] = {f"{side}_events_per_s": rate for side, rate in speed.items()}
-    result["of_echo"] = round(speed["pelton"] / speed["echo"], 2)
-    return result | {f"times_{side}": round(speed["pelton"] / speed[side], 1) for side in SLOW_EVENTS if side in speed}
-
-
-def throughput(address: str, folder: Path, asked: argparse.Namespace) -> dict[str, int]:
-    """Measure all sides, one after the other; return events per second of each."""
-    events = 200_000 if asked.quick else 1_000_000
-    result: dict[str, int] = {}
+def echoes(address: str, source: str, events: int, folder: Path) -> dict[str, Wrote]:
+    """Measure both echoes."""
+    found = {}
     with opened(address) as log:
-        create_topics(address)
-        produce(address, SOURCE, workload(events, asked.keys))
-        echoed = fresh("echoed")
-        log.create_topic(echoed, PARTITIONS)
-        sides = {
-            "echo": (echoed, echo_command(address, SOURCE, echoed)),
-            "pelton": (DECISIONS, pelton_command(address, folder / "data")),
-        }
-        for name, (topic, command) in sides.items():
-            wrote = measured(log, topic, command, folder / f"{name}.txt")
-            if wrote.records != events:
-                raise SystemExit(f"{name} wrote {wrote.records:,} of {events:,}:\n{tail(folder / f'{name}.txt')}")
-            result[name] = report(name, wrote)
-        if asked.without_others:
-            return result
-        for name, count in SLOW_EVENTS.items():
+        for name, make in (("echo", echo), ("own_echo", own_echo)):
+            target = fresh("echoed")
+            for topic in (target, f"{target}.notes"):
+                log.create_topic(topic, PARTITIONS)
+            found[name] = told(name, measured(log, target, [make(address, source, target)], folder), events)
+    return found
+
+
+def workers(address: str, keys: int, count: int, events: int, folder: Path) -> Wrote:
+    """Measure workers of one app on a topic that is full."""
+    name = f"card_features_{keys}_{count}"
+    app = app_of(folder, name, f"payments_{keys}")
+    create_topics(address, app)
+    sides = [
+        pelton(address, app, folder / f"{name}-{number}", "--state", str(folder / name)) for number in range(count)
+    ]
+    with opened(address) as log:
+        return told(
+            f"pelton, {count} workers, {keys:,} keys", measured(log, f"{name}.decisions", sides, folder), events
+        )
+
+
+def slow_ones(address: str, folder: Path) -> dict[str, float]:
+    """Measure Bytewax and Faust, each on as many events as it can take in a while."""
+    found = {}
+    with opened(address) as log:
+        for name, events in SLOW_EVENTS.items():
             if name == "bytewax" and importlib.util.find_spec("bytewax") is None:
                 print("bytewax is not here: pip install 'bytewax[kafka]'", file=sys.stderr)
                 continue
             source, target = fresh("in"), fresh("out")
-            for topic in (source, target):
-                log.create_topic(topic, PARTITIONS)
-            produce(address, source, workload(count, asked.keys))
+            log.create_topic(target, PARTITIONS)
+            produce_new(address, source, workload(events, KEYS[0]))
             command = [sys.executable, str(HERE / f"kafka_{name}.py"), address, source, target, str(folder / name)]
-            wrote = measured(log, target, command[: 6 if name == "faust" else 5], folder / f"{name}.txt")
-            result[name] = report(name, wrote)
-    return result
+            side = Side(command[: 6 if name == "faust" else 5])
+            found[name] = told(name, measured(log, target, [side], folder), events).events_per_s
+    return found
 
 
-def report(name: str, wrote: Wrote) -> int:
-    """Print a line of what was measured, and return the events per second."""
-    line = {"side": name, **{key: round(value, 1) for key, value in vars(wrote).items()}, **machine()}
-    print(json.dumps(line), flush=True)
-    return round(wrote.events_per_s)
-
-
-def latency(
-    address: str, target: str, source: str, lines: list[bytes], command: Sequence[str], said: Path
-) -> dict[str, float]:
-    """Produce lines at RATE and return the quantiles of the time to the read-committed answer, in ms."""
-    total = len(lines)
-    sent_ns, waited = np.zeros(total, np.int64), np.zeros(total, np.int64)
-    places = {json.loads(line)["event_id"]: number for number, line in enumerate(lines)}
-    with opened(address) as log, opened(address) as reading, process(command, said) as running:
-        since = ends(reading, target)
-        reader = threading.Thread(target=read_answers, args=(reading, target, since, places, waited))
-        reader.start()
-        began, sent = time.perf_counter(), 0
-        while sent < total and running.poll() is None:
-            due = min(int((time.perf_counter() - began) * RATE) + 1, total)
-            if due == sent:
-                time.sleep(max(began + sent / RATE - time.perf_counter(), 0.0002))
-                continue
-            sent_ns[sent:due] = time.perf_counter_ns()
-            log.append(source, due % PARTITIONS, lines[sent:due], 0)
-            sent = due
-        reader.join(60)
-    late_ms = (waited - sent_ns)[int(WARM_S * RATE) :] / 1e6
-    if (waited == 0).any():
-        raise SystemExit(f"{int((waited == 0).sum())} of {total} answers never came:\n{tail(said)}")
-    return {f"p{q}_ms": round(float(np.percentile(late_ms, q)), 1) for q in (50, 99)}
-
-
-def read_answers(log: KafkaLog, topic: str, at: list[int], places: dict[str, int], waited: np.ndarray) -> None:
-    """Note when each answer could be read; give up when none came for a while."""
-    seen, last_s = 0, time.monotonic()
-    while seen < len(places) and time.monotonic() - last_s < START_S_MAX:
-        log.wait({(topic, partition): at[partition] for partition in range(PARTITIONS)}, 0.5)
-        for partition in range(PARTITIONS):
-            records = log.read(topic, partition, at[partition], READ_MAX)
-            now_ns = time.perf_counter_ns()
-            if len(records):
-                at[partition], last_s = int(records.offsets[-1]) + 1, time.monotonic()
-                found = [places[json.loads(value)["event_id"]] for value in records.values.to_pylist()]
-                waited[found] = now_ns
-                seen += len(found)
-
-
-def latencies(address: str, folder: Path, seconds: float) -> dict[str, Any]:
-    """Measure the echo, and Pelton exactly and at least once; each side gets events of its own."""
-    total = int((seconds + WARM_S) * RATE)
-    lines = workload(max(2 * total, 100_000)).read_bytes().splitlines()
-    source, echoed = fresh("in"), fresh("out")
+def produce_new(address: str, topic: str, file: Path) -> None:
+    """Make a topic and fill it."""
     with opened(address) as log:
-        for topic in (source, echoed):
-            log.create_topic(topic, PARTITIONS)
-    create_topics(address)
-    run, result = pelton_command(address, folder / "later"), {}
-    sides = {
-        "echo": (echoed, source, 0, echo_command(address, source, echoed)),
-        "pelton": (DECISIONS, SOURCE, 0, run),
-        "at_least_once": (DECISIONS, SOURCE, total, [*run, "--at-least-once"]),
-    }
-    for side, (target, topic, first, command) in sides.items():
-        waited = latency(address, target, topic, lines[first : first + total], command, folder / f"{side}.txt")
-        print(json.dumps({"latency": side, **waited, **machine()}), flush=True)
-        result |= {f"{side}_{key}": value for key, value in waited.items()}
-    return result
+        log.create_topic(topic, PARTITIONS)
+    produce(address, topic, file)
 
 
-def create_topics(address: str) -> None:
-    """Make the topics of the app."""
-    command = [*PELTON, "topics", "create", str(APP), "--kafka", address, "--partitions", str(PARTITIONS)]
-    subprocess.run(command, check=True, cwd=HERE.parents[1], stdout=subprocess.DEVNULL)
+def told(name: str, wrote: Wrote, events: int) -> Wrote:
+    """Print a line of what was measured; who wrote too little was not."""
+    if wrote.records < events:
+        raise SystemExit(f"{name} wrote {wrote.records:,} of {events:,}")
+    line = {key: round(value, 1) if isinstance(value, float) else value for key, value in vars(wrote).items()}
+    print(json.dumps({"side": name, **line, **machine()}), flush=True)
+    return wrote
 
 
-def main() -> None:
+def table(sides: dict[str, Wrote]) -> None:
+    """Print where the workers' time goes; beside it are the client's threads: requests, record batches, checksums."""
+    print(f"{'µs of an event':24}" + "".join(f"{part:>10}" for part in (*PARTS, "processor")))
+    for name, wrote in sides.items():
+        spent = [*(wrote.us_per_event[part] for part in PARTS), round(wrote.cpu_us_per_event, 2)]
+        print(f"{name:24}" + "".join(f"{value:>10}" for value in spent), flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--without-others", action="store_true")
-    parser.add_argument("--keys", type=int, default=10_000)
-    asked = parser.parse_args()
-    multiprocessing.set_start_method("spawn")
-    with tempfile.TemporaryDirectory() as name:
-        with a_broker() as address:
-            result = throughputs(address, Path(name), asked)
-        with a_broker() as address:
+    parser.add_argument("--only", choices=("throughput", "latency"))
+    asked = parser.parse_args(arguments)
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name, a_broker() as address:
+        if asked.only != "latency":
+            result |= throughputs(address, Path(name), asked.quick, not asked.without_others)
+        if asked.only != "throughput":
             result |= latencies(address, Path(name), 10.0 if asked.quick else 60.0)
     print(json.dumps({"bench": "kafka", **result, **machine()}))
 

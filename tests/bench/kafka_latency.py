@@ -1,0 +1,125 @@
+"""From produce to the read-committed answer, at 1,000 events a second: the echo, and Pelton in three ways.
+
+Events are sent as Kafka's own producer sends them, what is due every 5 ms in one batch, and count from when they were
+due. The first seconds warm broker and worker up and are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from connectors.kafka.log import KafkaLog
+from models.registry import Registry
+from ops.demo.stage import APP as DEMO
+from ops.demo.stage import BUNDLE
+from ops.simulate import SimulationSettings, simulate
+from tests.bench.kafka_sides import (
+    PARTITIONS,
+    READ_MAX,
+    START_S_MAX,
+    Side,
+    app_of,
+    create_topics,
+    echo,
+    ends,
+    opened,
+    pelton,
+    process,
+    tail,
+)  # fmt: skip
+from tests.bench.measuring import machine, workload
+from tests.kafka_broker import fresh
+
+RATE, LINGER_S, WARM_S = 1000, 0.005, 15.0
+
+
+class Named(msgspec.Struct):
+    """What events and answers are known by."""
+
+    event_id: str
+
+
+NAMED = msgspec.json.Decoder(Named)
+
+
+def latencies(address: str, folder: Path, seconds: float) -> dict[str, Any]:
+    """Measure all, one after the other; each side gets events of its own."""
+    total = int((seconds + WARM_S) * RATE)
+    lines = workload(max(2 * total, 100_000)).read_bytes().splitlines()
+    source, echoed = fresh("in"), fresh("out")
+    with opened(address) as log:
+        for topic in (source, echoed, f"{echoed}.notes"):
+            log.create_topic(topic, PARTITIONS)
+    app = app_of(folder, "card_features_late", "payments_late")
+    create_topics(address, app)
+    asked = {
+        "echo": (echoed, source, lines[:total], echo(address, source, echoed)),
+        "pelton": (f"{app.stem}.decisions", "payments_late", lines[:total], pelton(address, app, folder / "late")),
+        "at_least_once": (
+            f"{app.stem}.decisions", "payments_late", lines[total : 2 * total],
+            pelton(address, app, folder / "late", "--at-least-once"),
+        ),
+        "both_models": with_models(address, folder, total),
+    }  # fmt: skip
+    result = {}
+    for side, (target, topic, events, how) in asked.items():
+        waited = latency(address, target, topic, events, how, folder / f"{side}.txt")
+        print(json.dumps({"latency": side, **waited, **machine()}), flush=True)
+        result |= {f"{side}_{key}": value for key, value in waited.items()}
+    return result
+
+
+def with_models(address: str, folder: Path, total: int) -> tuple[str, str, list[bytes], Side]:
+    """Return the demo's app with its network and its learner."""
+    made = simulate(SimulationSettings(days=14, events_per_day=total / 13, cards=1_000, terminals=300), folder / "demo")
+    registry = Registry.open(None, folder / "demo" / "bundles")
+    registry.promote("risk", registry.add_bundle("risk", BUNDLE, "bench", 0), "bench", 0)
+    registry.close()
+    create_topics(address, DEMO)
+    lines = made.payments_path.read_bytes().splitlines()[:total]
+    return "bank.decisions", "payments", lines, pelton(address, DEMO, folder / "demo")
+
+
+def latency(address: str, target: str, source: str, lines: list[bytes], side: Side, said: Path) -> dict[str, float]:
+    """Produce lines at RATE and return the quantiles of the time to the read-committed answer, in ms."""
+    total = len(lines)
+    waited = np.zeros(total, np.int64)
+    places = {NAMED.decode(line).event_id: number for number, line in enumerate(lines)}
+    with opened(address) as log, opened(address) as reading, process(side.command, said) as running:
+        since = ends(reading, target)
+        reader = threading.Thread(target=read_answers, args=(reading, target, since, places, waited))
+        reader.start()
+        began_ns, sent = time.perf_counter_ns(), 0
+        while sent < total and running.poll() is None:
+            time.sleep(max((began_ns - time.perf_counter_ns()) / 1e9 + sent / RATE + LINGER_S, 0))
+            due = min(int((time.perf_counter_ns() - began_ns) / 1e9 * RATE) + 1, total)
+            log.append(source, due % PARTITIONS, lines[sent:due], 0)
+            sent = due
+        reader.join()
+    if (waited == 0).any():
+        raise SystemExit(f"{int((waited == 0).sum())} of {total} answers never came:\n{tail(said)}")
+    due_ns = began_ns + np.arange(total) * (10**9 // RATE)
+    late_ms = (waited - due_ns)[int(WARM_S * RATE) :] / 1e6
+    return {f"p{q}_ms": round(float(np.percentile(late_ms, q)), 1) for q in (50, 90, 99)}
+
+
+def read_answers(log: KafkaLog, topic: str, at: list[int], places: dict[str, int], waited: np.ndarray) -> None:
+    """Note when each answer could be read; give up when none came for a while."""
+    seen, last_s = 0, time.monotonic()
+    while seen < len(places) and time.monotonic() - last_s < START_S_MAX:
+        log.wait({(topic, partition): at[partition] for partition in range(PARTITIONS)}, 0.5)
+        for partition in range(PARTITIONS):
+            records = log.read(topic, partition, at[partition], READ_MAX)
+            now_ns = time.perf_counter_ns()
+            if len(records):
+                at[partition], last_s = int(records.offsets[-1]) + 1, time.monotonic()
+                found = [places[NAMED.decode(value).event_id] for value in records.values.to_pylist()]
+                waited[found] = now_ns
+                seen += len(found)
