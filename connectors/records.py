@@ -19,6 +19,7 @@ class Records:
         offsets: (records,) int64 positions in the partition, rising.
         append_ms: (records,) when the log took each, None for a plain file.
         redriven_from: (records,) the offset of the dead letter that a record repeats, -1 for none; None if none has.
+        are_claimed: whether producers said the append times, not the log's clock.
     """
 
     topic: str
@@ -27,6 +28,7 @@ class Records:
     offsets: Int64s
     append_ms: Int64s | None = None
     redriven_from: Int64s | None = None
+    are_claimed: bool = False
 
     def __len__(self) -> int:
         return len(self.values)
@@ -61,7 +63,7 @@ class Chunk:
 
     Attributes:
         stream: name of the stream.
-        offsets, append_ms, redriven_from: (records,) as in `Records`, for good and bad records alike.
+        offsets, append_ms, redriven_from: (records,) as in `Records`, of good and bad records; `are_claimed` too.
         decoded: the rows; `decoded.index` points into the arrays above.
         raw: the original bytes of record i, for a dead letter.
     """
@@ -73,6 +75,7 @@ class Chunk:
     raw: Callable[[int], bytes]
     append_ms: Int64s | None = None
     redriven_from: Int64s | None = None
+    are_claimed: bool = False
 
     def __len__(self) -> int:
         return self.offsets.size

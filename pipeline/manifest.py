@@ -19,7 +19,7 @@ class Manifest(msgspec.Struct, frozen=True):
         ledgers: topic -> counts since the beginning; taken = applied + late + future + duplicate + invalid.
         labels: counts of the join since the beginning.
         decided: task -> decisions since the beginning.
-        at_ms: when its worker took what it took, by its clock; no append time counts as later.
+        at_ms: when its worker took what it took, by its clock; no append time that producers said counts as later.
         forwarded: topic -> rows passed on to other stages since the beginning, markers not counted.
         idle: whether later stages are told that there is nothing to come, for now.
     """

@@ -37,7 +37,7 @@ def chunk_of(records: Records, schema: Schema, decoder: Decode | None = None) ->
     decoded = decoder(records) if decoder is not None else decode(schema, records)
     return Chunk(
         records.topic, records.partition, records.offsets, decoded,
-        lambda i: values[i].as_py(), records.append_ms, records.redriven_from,
+        lambda i: values[i].as_py(), records.append_ms, records.redriven_from, records.are_claimed,
     )  # fmt: skip
 
 
@@ -90,10 +90,10 @@ def read_again(log: Log, stage: Stage, each: Input, partition: int, first: int, 
 def as_of(arrival: Arrival, at_ms: int) -> Arrival:
     """Return a chunk whose append times are not behind `at_ms`, when a worker took it.
 
-    In topics that stamp what their producers say, a clock that is ahead would make its own events look due: the time
-    at which they were read stands for it, and the manifest keeps that.
+    Only of times that producers said: a clock that is ahead would make its own events look due. The time at which they
+    were read stands for it, and the manifest keeps that.
     """
-    if isinstance(arrival, Carried) or arrival.append_ms is None or (arrival.append_ms <= at_ms).all():
+    if isinstance(arrival, Carried) or not arrival.are_claimed or arrival.append_ms is None:
         return arrival
     return replace(arrival, append_ms=np.minimum(arrival.append_ms, at_ms))
 
@@ -153,5 +153,6 @@ def _together(parts: list[Records]) -> Records:
     values = pa.concat_arrays([part.values for part in parts])
     offsets = np.concatenate([part.offsets for part in parts])
     return Records(
-        parts[0].topic, parts[0].partition, values, offsets, joined("append_ms", 0), joined("redriven_from", -1)
-    )
+        parts[0].topic, parts[0].partition, values, offsets, joined("append_ms", 0), joined("redriven_from", -1),
+        any(part.are_claimed for part in parts),
+    )  # fmt: skip

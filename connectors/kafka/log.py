@@ -262,7 +262,8 @@ class KafkaLog:
         values = codec.opened(messages, messages.values, lambda: self._book.sealer_of(info))
         offsets = messages.offsets
         codec.refuse_rows(topic, offsets, values)
-        return Records(topic, partition, values, offsets, messages.times_ms, codec.redriven(messages))
+        redriven = codec.redriven(messages)
+        return Records(topic, partition, values, offsets, messages.times_ms, redriven, messages.are_claimed)
 
     def read_rows(self, topic: str, partition: int, offset: int, limit: int) -> list[tuple[int, pa.RecordBatch]]:
         """Return at most `limit` rows from `offset` on, each batch with the offset of its first row."""

@@ -32,6 +32,7 @@ class _Part:
 
     data: Bytes
     table: Int64s
+    are_claimed: bool
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class Messages:
     def times_ms(self) -> Int64s:
         """(messages,) int64: when the broker took each, or its producer sent it, as the topic says."""
         return self._column(rb.TIME_MS)
+
+    @property
+    def are_claimed(self) -> bool:
+        """Whether producers said any of the times."""
+        return any(part.are_claimed for part in self.parts)
 
     @property
     def size(self) -> int:
@@ -95,7 +101,7 @@ class Messages:
             first = int(np.searchsorted(part.table[:, rb.OFFSET], offset))
             last = min(first + limit, len(part.table))
             if first < last:
-                parts.append(_Part(part.data, part.table[first:last]))
+                parts.append(replace(part, table=part.table[first:last]))
                 limit -= last - first
             if last < len(part.table):
                 end = int(part.table[last, rb.OFFSET])
@@ -166,7 +172,7 @@ def read_messages(
         part = _part(block, header)
         first = int(np.searchsorted(part.table[:, rb.OFFSET], start))
         if first < len(part.table):
-            parts.append(_Part(part.data, part.table[first:]))
+            parts.append(replace(part, table=part.table[first:]))
     return Messages(tuple(_joined(parts)), start, max(end, start))
 
 
@@ -175,11 +181,15 @@ def _joined(parts: list[_Part]) -> list[_Part]:
     joined: list[_Part] = []
     first = 0
     for place in range(1, len(parts) + 1):
-        if place == len(parts) or parts[place].data is not parts[first].data:
+        if place == len(parts) or not _are_alike(parts[place], parts[first]):
             tables = [part.table for part in parts[first:place]]
-            joined.append(_Part(parts[first].data, tables[0] if len(tables) == 1 else np.concatenate(tables)))
+            joined.append(replace(parts[first], table=tables[0] if len(tables) == 1 else np.concatenate(tables)))
             first = place
     return joined
+
+
+def _are_alike(part: _Part, other: _Part) -> bool:
+    return part.data is other.data and part.are_claimed == other.are_claimed
 
 
 def _check(block: Bytes, header: Int64s, where: str) -> None:
@@ -204,7 +214,7 @@ def _part(block: Bytes, header: Int64s) -> _Part:
     table = rb.read_records(data, start, int(header[rb.COUNT]), int(header[rb.BASE_OFFSET]), int(header[rb.FIRST_MS]))
     if attributes & rb.LOG_APPEND_TIME:
         table[:, rb.TIME_MS] = header[rb.MAX_MS]
-    return _Part(data, table)
+    return _Part(data, table, not attributes & rb.LOG_APPEND_TIME)
 
 
 def _is_abort(block: Bytes, header: Int64s) -> bool:

@@ -22,6 +22,15 @@ def batch(values, base=0, compression=0, producer=-1, transactional=0, headers=(
     return bytes(data)
 
 
+def stamped(data, at_ms):
+    """Return a batch as a broker writes it into a topic with LogAppendTime."""
+    data = bytearray(data)
+    data[22] |= 0x08
+    data[35:43] = at_ms.to_bytes(8, "big")  # the largest time
+    data[17:21] = calc_crc32c(bytes(data[21:])).to_bytes(4, "big")
+    return bytes(data)
+
+
 def outgoing(values, **how):
     return Outgoing(pa.array(values, pa.large_binary()), 1234, **how)
 
@@ -50,6 +59,15 @@ def test_what_aiokafka_writes_is_read():
     assert found.times_ms.tolist() == [*range(1000, 1200), *range(1000, 1100)]
     assert (found.start, found.end, len(found)) == (10, 310, 300)
     assert found.keys.to_pylist()[:2] == [b"k0", b"k1"]
+
+
+def test_it_is_known_who_said_the_times():
+    ours, theirs = stamped(batch([b"a", b"b"], 0), 7_000), batch([b"c", b"d"], 2)
+    assert read_messages(ours, 0).times_ms.tolist() == [7_000, 7_000]
+    both = read_messages(ours + theirs, 0)
+    assert both.times_ms.tolist() == [7_000, 7_000, 1_000, 1_001]
+    claimed = [read_messages(ours, 0), read_messages(theirs, 2), both, both.cut(0, 2), both.cut(1, 2), both.cut(2, 2)]
+    assert [each.are_claimed for each in claimed] == [False, True, True, False, True, True]
 
 
 def test_bytes_that_do_not_compress_are_sent_as_they_are():
