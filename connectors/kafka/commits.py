@@ -13,10 +13,10 @@ import time
 from collections.abc import Sequence
 
 import pyarrow as pa
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from connectors.kafka.connection import Connection
-from connectors.kafka.manifests import manifest_topic, newest_manifest
+from connectors.kafka.manifests import Numbered, Tail, manifest_topic, though_others_forget
 from connectors.kafka.messages import Outgoing, OutgoingBatch
 from connectors.kafka.producing import FencedError, Producer
 from connectors.kafka.reader import Place, Reader
@@ -47,6 +47,7 @@ class Owner:
         self._producers = [Producer(connection, each, name) for each in ids]
         self._turn = 0
         self._newest: int | None = None  # None: not claimed
+        self._claimed: Tail | None = None  # the manifests as of the claim, until the first commit
         self._lost = ""  # why nothing is committed before the next claim
         self._lock = asyncio.Lock()
 
@@ -67,14 +68,36 @@ class Owner:
             return await self._claim()
 
     async def _claim(self) -> int:
-        self._newest = None
+        self._newest = self._claimed = None
         until_s = self._connection.deadline_s
         for producer in self._producers:
             await producer.begin(until_s)
         self._turn = 0
-        found = await newest_manifest(self._reader, *self.place)
+        self._claimed, found = await though_others_forget(self._look)
         self._newest = found[0] if found else 0
         return self._newest
+
+    async def _look(self) -> tuple[Tail, Numbered | None]:
+        tail = await Tail.of(self._reader, *self.place)
+        return tail, await tail.newest()
+
+    async def claimed(self, since: int | None = None) -> list[Numbered] | None:
+        """Return the manifests of commits after `since`, None for the newest alone, as of the claim.
+
+        None after the first commit, or without a claim. Until then nobody else commits: a recovery, which asks several
+        times, need not ask the broker again.
+        """
+        async with self._lock:
+            if self._claimed is None:
+                return None
+            try:
+                if since is not None:
+                    return await self._claimed.since(since)
+                newest = await self._claimed.newest()
+            except OffsetOutOfRangeError:  # forgotten meanwhile
+                self._claimed = None
+                return None
+            return [newest] if newest is not None else []
 
     async def commit(
         self, expected: int, outputs: Sequence[tuple[Place, Outgoing]], manifest: bytes, compression: int
@@ -100,7 +123,7 @@ class Owner:
         self, expected: int, outputs: Sequence[tuple[Place, Outgoing]], manifest: bytes, compression: int
     ) -> list[int]:
         record = Outgoing(_one(manifest), int(time.time() * 1000), _one(str(expected + 1).encode()))
-        self._newest = None  # until it is known
+        self._newest = self._claimed = None  # until it is known
         producer = self._producers[self._turn]
         try:
             writes, firsts = _joined(outputs, compression)

@@ -19,7 +19,9 @@ from connectors.kafka.settings import KafkaSettings
 from connectors.log import LogError, unknown_topic
 
 TIMEOUT_S = 30.0
-RETRY_S = 0.02  # between two tries where a broker is moving, starting or away
+RETRY_S = 0.02  # between two tries where a broker is moving or starting
+AWAY_S = 0.25  # where none answers
+AWAY_S_MAX = 1.0  # then who waits is let go, to look at the clock
 TRIES_MS = 20  # aiokafka's own pause between tries
 AWAY = (
     kafka.KafkaConnectionError, kafka.NodeNotReadyError, kafka.RequestTimedOutError, kafka.StaleMetadata,
@@ -56,6 +58,7 @@ class Connection:
         self._loop = loop or self._start_loop()
         self._client: AIOKafkaClient | None = None
         self._connecting: asyncio.Lock | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._closed = False
 
     def _start_loop(self) -> asyncio.AbstractEventLoop:
@@ -162,11 +165,24 @@ class Connection:
                 await asyncio.sleep(RETRY_S)
 
     async def stale(self) -> None:
-        """Ask anew who leads what, after a short pause."""
+        """Ask anew who leads what, after a short pause; all who need it share one question.
+
+        While no broker answers, the question is repeated now and then; those who wait are let go after a second.
+        """
         client = await self.client()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(client.force_metadata_update(), 1.0)
-        await asyncio.sleep(RETRY_S)
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.ensure_future(self._ask_anew(client))
+        await asyncio.shield(self._asking)
+
+    async def _ask_anew(self, client: AIOKafkaClient) -> None:
+        until_s = time.monotonic() + AWAY_S_MAX
+        while True:
+            answered = False
+            with contextlib.suppress(asyncio.TimeoutError):
+                answered = await asyncio.wait_for(client.force_metadata_update(), AWAY_S_MAX)
+            await asyncio.sleep(RETRY_S if answered else AWAY_S)
+            if answered or time.monotonic() > until_s:
+                return
 
     async def partitions(self, names: Iterable[str] = ()) -> dict[str, int]:
         """Return how many partitions each topic has; of all topics if none are named. Missing ones are left out."""
@@ -221,8 +237,22 @@ class Connection:
             for task in mine:
                 task.cancel()
             await asyncio.gather(*mine, return_exceptions=True)
+        if self._asking is not None:
+            self._asking.cancel()
         if self._client is not None:
             await self._client.close()
+
+
+async def all_of(works: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """Return what all of them return, side by side; if one fails, all have ended before its error goes on."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 def kafka_place(topic: str, partition: int) -> Any:

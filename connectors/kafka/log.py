@@ -14,8 +14,8 @@ from aiokafka import errors as kafka
 from connectors.kafka import codec
 from connectors.kafka.commits import Owner
 from connectors.kafka.compression import COMPRESSIONS
-from connectors.kafka.connection import TIMEOUT_S, Connection
-from connectors.kafka.manifests import forget_before, manifest_topic, manifests_since
+from connectors.kafka.connection import TIMEOUT_S, Connection, all_of
+from connectors.kafka.manifests import Numbered, forget_before, manifest_topic, manifests_since
 from connectors.kafka.messages import Messages, Outgoing
 from connectors.kafka.producing import Producer
 from connectors.kafka.reader import EARLIEST, LATEST, Place, Reader, is_out_of_range
@@ -188,8 +188,13 @@ class KafkaLog:
         Args:
             partitions: how many the topic of manifests gets if it is not there: as many as the input has.
         """
-        owner = self._owner(group, partition, partitions)
-        return self._connection.call(owner.claim(), f"claim partition {partition} of {group!r}")
+        return self.claim_all([group], partition, partitions)[0]
+
+    def claim_all(self, groups: Sequence[str], partition: int, partitions: int = 0) -> list[int]:
+        """Claim a partition for several groups at once; return the newest commit of each."""
+        owners = self._owners_of(groups, partition, partitions)
+        doing = f"claim partition {partition} of {groups[0]!r}"
+        return self._connection.call(all_of(owner.claim() for owner in owners), doing)
 
     def release(self, group: str, partition: int) -> None:
         """Forget a partition that another one may have; commits of it must have ended."""
@@ -207,7 +212,7 @@ class KafkaLog:
         yield pending
         payload = pending.written_manifest()
         widest = max((self._book.find(*place).partitions for place, _ in pending.outputs), default=0)
-        owner = self._owner(group, partition, widest)
+        (owner,) = self._owners_of([group], partition, widest)
         work = owner.commit(expected_commit, pending.outputs, bytes(payload), self._compression)
         offsets = self._connection.call(work, f"commit {pending.commit} of {group!r}, partition {partition}")
         for (place, outgoing), offset in zip(pending.outputs, offsets, strict=True):
@@ -219,18 +224,28 @@ class KafkaLog:
             pending.base_offsets.append(self._book.row_offset(topic, found[0]) if found else -1)
             at += count
 
-    def _owner(self, group: str, partition: int, partitions: int) -> Owner:
+    def _owners_of(self, groups: Sequence[str], partition: int, partitions: int) -> list[Owner]:
+        new = [group for group in groups if (group, partition) not in self._owners]
+        if new:
+            self._book.make_manifests(new, max(partition + 1, partitions))
         with self._lock:
-            owner = self._owners.get((group, partition))
-            if owner is None:
-                self._book.make_manifests(group, max(partition + 1, partitions))
-                owner = Owner(self._connection, group, partition, at_least_once=self._at_least_once)
-                self._owners[group, partition] = owner
-            return owner
+            for group in groups:
+                if (group, partition) not in self._owners:
+                    owner = Owner(self._connection, group, partition, at_least_once=self._at_least_once)
+                    self._owners[group, partition] = owner
+            return [self._owners[group, partition] for group in groups]
+
+    def _claimed(self, group: str, partition: int, since_commit: int | None = None) -> list[Numbered] | None:
+        """Return what the owner knows since it claimed; None if the broker must be asked."""
+        owner = self._owners.get((group, partition))
+        work = owner.claimed(since_commit) if owner is not None else None
+        return self._connection.call(work, f"read manifests of {group!r}") if work is not None else None
 
     def manifest(self, group: str, partition: int) -> tuple[int, bytes] | None:
         """Return the number and manifest of the newest commit."""
-        topic = manifest_topic(group)
+        topic, known = manifest_topic(group), self._claimed(group, partition)
+        if known is not None:
+            return (known[-1][0], known[-1][2]) if known else None
         if self._book.partitions([topic]).get(topic, 0) <= partition:
             return None
         owner = self._owners.get((group, partition))
@@ -239,11 +254,13 @@ class KafkaLog:
 
     def manifests(self, group: str, partition: int, since_commit: int) -> list[tuple[int, bytes]]:
         """Return the manifests of commits after `since_commit`, oldest first."""
-        topic = manifest_topic(group)
-        if self.manifest(group, partition) is None:  # waits for what this process committed
-            return []
-        work = manifests_since(self._reader, topic, partition, since_commit)
-        return [(number, payload) for number, _, payload in self._connection.call(work, f"read manifests of {group!r}")]
+        found = self._claimed(group, partition, since_commit)
+        if found is None:
+            if self.manifest(group, partition) is None:  # waits for what this process committed
+                return []
+            work = manifests_since(self._reader, manifest_topic(group), partition, since_commit)
+            found = self._connection.call(work, f"read manifests of {group!r}")
+        return [(number, payload) for number, _, payload in found]
 
     def forget_manifests(self, group: str, partition: int, before_commit: int) -> int:
         """Remove manifests of commits before this one, never the newest; return how many."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -22,16 +23,53 @@ def manifest_topic(group: str) -> str:
     return f"{group}.manifests"
 
 
+class Tail:
+    """The newest manifests of a partition as of now, read back from the end as far as anybody asked.
+
+    Args:
+        begin, end: the partition's offsets, `end` for readers of committed messages.
+    """
+
+    def __init__(self, reader: Reader, place: Place, begin: int, end: int) -> None:
+        self._reader, self._place, self._begin = reader, place, begin
+        self._found: list[Numbered] = []  # all from `_start` on, oldest first
+        self._start, self._back = end, LOOK_BACK
+
+    @classmethod
+    async def of(cls, reader: Reader, topic: str, partition: int) -> Tail:
+        """Look where the partition ends; nothing of it is read yet."""
+        return cls(reader, (topic, partition), *await _bounds(reader, topic, partition))
+
+    async def newest(self) -> Numbered | None:
+        """Return the newest commit, None before the first."""
+        while not self._found and self._start > self._begin:
+            await self._look_back()
+        return self._found[-1] if self._found else None
+
+    async def since(self, commit: int) -> list[Numbered]:
+        """Return the manifests of later commits than this one, oldest first."""
+        while self._start > self._begin and not (self._found and self._found[0][0] <= commit + 1):
+            if self._found:
+                self._back = max(self._back, 2 * (self._found[0][0] - commit))
+            await self._look_back()
+        return [each for each in self._found if each[0] > commit]
+
+    async def _look_back(self) -> None:
+        start = max(self._start - self._back, self._begin)
+        self._found = await _between(self._reader, self._place, start, self._start) + self._found
+        self._start, self._back = start, self._back * 4
+
+
 async def newest_manifest(reader: Reader, topic: str, partition: int) -> Numbered | None:
     """Return the newest commit, None before the first."""
 
     async def look() -> Numbered | None:
-        return await _newest(reader, (topic, partition), *await _bounds(reader, topic, partition))
+        return await (await Tail.of(reader, topic, partition)).newest()
 
-    return await _though_others_forget(look)
+    return await though_others_forget(look)
 
 
-async def _though_others_forget(look: Callable[[], Awaitable[Found]]) -> Found:
+async def though_others_forget(look: Callable[[], Awaitable[Found]]) -> Found:
     """Look anew where what was looked at was forgotten meanwhile: a former owner's last snapshot may do so late."""
     for _ in range(TRIES_MAX - 1):
         try:
@@ -41,46 +79,24 @@ async def _though_others_forget(look: Callable[[], Awaitable[Found]]) -> Found:
     return await look()
 
 
-async def _newest(reader: Reader, place: Place, begin: int, end: int) -> Numbered | None:
-    back = LOOK_BACK
-    while end > begin:
-        start = max(end - back, begin)
-        found = await _between(reader, place, start, end)
-        if found:
-            return found[-1]
-        if start == begin:
-            return None
-        back *= 4
-    return None
-
-
 async def manifests_since(reader: Reader, topic: str, partition: int, since: int) -> list[Numbered]:
     """Return the manifests of commits after `since`, oldest first."""
-    return await _though_others_forget(lambda: _since(reader, topic, partition, since))
 
+    async def look() -> list[Numbered]:
+        return await (await Tail.of(reader, topic, partition)).since(since)
 
-async def _since(reader: Reader, topic: str, partition: int, since: int) -> list[Numbered]:
-    begin, end = await _bounds(reader, topic, partition)
-    found: list[Numbered] = []
-    start, stop, back = end, end, LOOK_BACK
-    while start > begin and not (found and found[0][0] <= since + 1):
-        if found:
-            back = max(back, 2 * (found[0][0] - since))
-        start = max(start - back, begin)
-        found = await _between(reader, (topic, partition), start, stop) + found
-        stop, back = start, back * 4
-    return [each for each in found if each[0] > since]
+    return await though_others_forget(look)
 
 
 async def forget_before(reader: Reader, topic: str, partition: int, commit: int) -> int:
     """Remove the manifests of commits before this one, never the newest; return how many."""
-    return await _though_others_forget(lambda: _forget(reader, topic, partition, commit))
+    return await though_others_forget(lambda: _forget(reader, topic, partition, commit))
 
 
 async def _forget(reader: Reader, topic: str, partition: int, commit: int) -> int:
     place = (topic, partition)
     begin, end = await _bounds(reader, topic, partition)
-    newest = await _newest(reader, place, begin, end)
+    newest = await Tail(reader, place, begin, end).newest()
     oldest, _ = await _first(reader, place, begin) if newest is not None else (0, 0)
     if newest is None or min(commit, newest[0]) <= oldest:
         return 0
@@ -128,4 +144,5 @@ async def _between(reader: Reader, place: Place, start: int, end: int) -> list[N
 
 
 async def _bounds(reader: Reader, topic: str, partition: int) -> tuple[int, int]:
-    return await reader.offset(topic, partition, EARLIEST), await reader.offset(topic, partition, LATEST)
+    begin, end = await asyncio.gather(*(reader.offset(topic, partition, at) for at in (EARLIEST, LATEST)))
+    return begin, end

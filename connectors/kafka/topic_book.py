@@ -19,7 +19,7 @@ from connectors.kafka.messages import Outgoing
 from connectors.log import Lines, LogError, Sealer, TopicInfo, agreed, check_partition, needed_sealer, unknown_topic
 from connectors.records import Int64s
 
-LIST_S = 2.0  # for so long a list of all topics is good: each stage and partition asks when it is taken over
+LIST_S = 30.0  # for so long a list of all topics is good: each stage and partition asks when it is taken over
 
 
 class TopicBook:
@@ -88,19 +88,22 @@ class TopicBook:
         doing = f"look at topic {names[0]!r}" if names else "list topics"
         return self._connection.call(self._connection.partitions(names), doing)
 
-    def make_manifests(self, group: str, least: int) -> None:
-        """Make the topic of a group's manifests, with as many partitions as the widest topic that was used so far.
+    def make_manifests(self, groups: Sequence[str], least: int) -> None:
+        """Make the topics of groups' manifests, with as many partitions as the widest topic that was used so far.
 
-        It keeps them until they are forgotten, for no newest is too old.
+        They keep them until they are forgotten, for no newest is too old.
         """
-        topic = manifest_topic(group)
-        known = self.partitions([topic]).get(topic, 0)
-        if known >= least:
-            return
+        topics = [manifest_topic(group) for group in groups]
+        known = self.partitions(topics)
         widest = max([least, *(each.partitions for each in list(self._topics.values()))])
+        for topic in topics:
+            if known.get(topic, 0) < least:
+                self._make_manifests(topic, topic in known, least, widest)
+
+    def _make_manifests(self, topic: str, is_there: bool, least: int, widest: int) -> None:
         try:
             with self.administration() as admin:
-                if known:
+                if is_there:
                     admin.add_partitions(topic, widest)
                 else:
                     admin.create([KafkaTopic(topic, widest, None, append_time=True)])

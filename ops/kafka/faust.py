@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from connectors.kafka.log import KafkaLog
 
 SESSION_S = 10.0  # a worker that is not heard of for so long loses its partitions
-HEARTBEATS = 5  # in a session
+HEARTBEATS = 10  # in a session
 REBALANCE_S = 60.0  # everybody has finished a batch by then
 AGENTS_COMMIT_S = 1.0  # Faust commits by timer what agents took; what decides is committed with its manifest
 POLL_RECORDS_MAX = 32_768
@@ -40,6 +41,7 @@ class GroupMember(faust.App):
         group: its name, the app's.
         settings: where Kafka is.
         log: whose feeds get what is fetched.
+        reading: which of them are wanted.
         topics: the inputs; all with as many partitions.
         on_revoked: awaited with the partitions that must be let go, before anybody else gets them.
         on_assigned: awaited with all that are ours now; quickly: no heartbeat is sent meanwhile.
@@ -53,6 +55,7 @@ class GroupMember(faust.App):
         group: str,
         settings: KafkaSettings,
         log: KafkaLog,
+        reading: MemberReading,
         topics: Sequence[str],
         on_revoked: Rebalanced,
         on_assigned: Rebalanced,
@@ -78,7 +81,7 @@ class GroupMember(faust.App):
             web_enabled=False,
         )
         self.steered = frozenset(topics)
-        self._log, self._full = log, set[TP]()
+        self._log, self._start_feed, self._full = log, reading.start_feed, set[TP]()
         self._on_revoked, self._on_assigned, self._on_gone = on_revoked, on_assigned, on_gone
         self.agent(self.topic(*topics, acks=False), name="inputs")(_nothing)  # type: ignore[arg-type]
         agents.register(self)
@@ -94,7 +97,7 @@ class GroupMember(faust.App):
     def reads_from(self, tp: TP, offset: int) -> None:
         """Let the log expect what comes (called by the transport)."""
         self._full.discard(tp)
-        self._log.start_feed(tp.topic, tp.partition, offset)
+        self._start_feed(tp.topic, tp.partition, offset)
 
     def take(self, tp: TP, batch: Batch) -> bool:
         """Bring a batch to the log; False if that has enough for now (called by the transport)."""
@@ -150,6 +153,8 @@ class MemberReading:
 
     def __init__(self, log: KafkaLog, member: Callable[[], GroupMember | None], rows: Collection[str] = ()) -> None:
         self._log, self._member, self._rows = log, member, frozenset(rows)
+        self._wanted: set[tuple[str, int]] = set()
+        self._lock = threading.Lock()
 
     def messages_at(self, places: Places) -> dict[TP, int]:
         """Return the offsets of the messages that hold these records or rows."""
@@ -160,15 +165,25 @@ class MemberReading:
 
     def begin(self, places: Places) -> None:
         """Bring what comes from these offsets on."""
+        with self._lock:
+            self._wanted.update(places)
         if member := self._member():
             member.reader.start_at(self.messages_at(places))
 
     def halt(self, places: Places) -> None:
         """Bring nothing more."""
-        for topic, partition in places:
-            self._log.stop_feed(topic, partition)
+        with self._lock:
+            self._wanted.difference_update(places)
+            for topic, partition in places:
+                self._log.stop_feed(topic, partition)
         if member := self._member():
             member.reader.close_partitions([TP(*place) for place in places])
+
+    def start_feed(self, topic: str, partition: int, offset: int) -> None:
+        """Let the log expect what comes, unless it was halted since: then a feed would bring nothing, for ever."""
+        with self._lock:
+            if (topic, partition) in self._wanted:
+                self._log.start_feed(topic, partition, offset)
 
     def relieve(self, places: Places) -> None:
         """Go on where the log was full, and is not any more."""

@@ -92,7 +92,8 @@ class PartitionRun:
         self._changed = threading.Condition()
         self._want = Want.RUN
         self._is_fresh = False  # the state in memory is the one of the last commit
-        self._is_resting = False
+        self._outdated = 0  # how often somebody else may have had the partition in between
+        self._is_resting = False  # nothing is committed, or claimed
         self._idle_rounds = 0
         self._failures = 0
         self._saved: dict[str, int] = {}  # group -> commit
@@ -109,7 +110,8 @@ class PartitionRun:
     def go_on(self, *, stale: bool) -> None:
         """Go on after a rest; `stale` if somebody else may have had the partition in between."""
         with self._changed:
-            self._is_fresh = self._is_fresh and not stale
+            if stale:
+                self._is_fresh, self._outdated = False, self._outdated + 1
         self._set(Want.RUN)
 
     def end(self) -> None:
@@ -156,8 +158,9 @@ class PartitionRun:
             try:
                 if not self._is_fresh:
                     self._take_over()
-                self._reading.begin(self._positions_to_read())
-                self._decide()
+                if self._begins():
+                    self._reading.begin(self._positions_to_read())
+                    self._decide()
             except Exception as error:  # of this partition: the others go on
                 self._failed(error)
             finally:
@@ -176,18 +179,35 @@ class PartitionRun:
             self._is_resting = False
             return self._want
 
+    def _begins(self) -> bool:
+        """Whether to decide now: the state is there, and no rest was asked for."""
+        with self._changed:
+            if self._is_fresh and self._want is Want.RUN:
+                self._is_resting = False
+            return self._is_fresh and self._want is Want.RUN
+
     def _take_over(self) -> None:
-        """Fence whoever had the partition, then rebuild the state as of the last commit."""
-        began_s = time.perf_counter()
+        """Fence whoever had the partition, then rebuild the state as of the last commit.
+
+        All stages are fenced before any state is rebuilt: what their last owner left open holds back whoever reads what
+        they write. Rebuilding may take long, and is a rest to the group: nothing is claimed or committed meanwhile.
+        """
+        began_s, outdated = time.perf_counter(), self._outdated
+        self._log.claim_all(list(self._makers), self.partition, self._partitions)
+        with self._changed:
+            self._is_resting = True
+            self._changed.notify_all()
         known = {worker.group: worker for worker in self.workers}
         for group, make in self._makers.items():
-            self._log.claim(group, self.partition, self._partitions)
             if group in known:
                 known[group].recover()
             else:
                 self.workers.append(make(self.partition))
-        self._is_fresh, self._idle_rounds = True, 0
         self._saved = {worker.group: worker.commit for worker in self.workers}
+        with self._changed:
+            if outdated != self._outdated:
+                return
+            self._is_fresh, self._idle_rounds = True, 0
         seconds = time.perf_counter() - began_s
         self._on_taken(self, seconds)
         if self._metrics is not None:

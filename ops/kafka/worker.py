@@ -165,8 +165,8 @@ class KafkaRunner:
     async def _take_part(self, until_idle: bool) -> str | None:
         """Be a member until told to stop or idle (None), or until Faust gives up (why)."""
         member = self._member = GroupMember(
-            self.app.name, self._settings, self._log, self._topics, self._revoked, self._assigned, self._gone,
-            self._agents, self._session_s,
+            self.app.name, self._settings, self._log, self._reading, self._topics, self._revoked, self._assigned,
+            self._gone, self._agents, self._session_s,
         )  # fmt: skip
         try:
             await member.start()
