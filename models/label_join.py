@@ -83,6 +83,10 @@ class LabelJoin:
                 ready.append((id, values[row], label))
         return self._joined(ready)
 
+    def knows(self, ids: Int64s) -> NDArray[np.bool_]:
+        """Tell of (n,) ids which events are remembered."""
+        return np.array([id in self._at for id in ids.tolist()], np.bool_)
+
     def label(self, ids: Int64s, labels: Float64s) -> Joined:
         """Take labels; return the events that they belong to, for those that were served and had none."""
         ready = []

@@ -97,6 +97,10 @@ class OnlineLearner:
         """Take (n,) labels by id hash, in log order; return how many were learned now."""
         return self._take(self._join.label(ids, labels))
 
+    def knows(self, ids: Int64s) -> NDArray[np.bool_]:
+        """Tell of (n,) id hashes which events were served and are remembered."""
+        return self._join.knows(ids)
+
     def candidate(self) -> tuple[bytes, Verdict]:
         """Return a snapshot and whether it may serve; if it does, say so with `publish`."""
         held = self._held_back()

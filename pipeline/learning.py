@@ -5,13 +5,14 @@ The learner is never the server. What it learned reaches decisions only as a sna
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from connectors.columns import floats_of, hash_column, valid_rows
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 Float64s = NDArray[np.float64]
 ROWS_MAX = 8192
+NEVER_MS, ALWAYS_MS = -(2**63), 2**63 - 1  # before and after all event times
 SETTLE_MS = 1_000  # by then what was appended is there for every reader, whatever partition it is in
 PUBLISH_EVERY_LABELS = 2_000
 SNAPSHOTS_KEPT = 50  # of a task in the registry; what served lately stays besides
@@ -75,7 +77,9 @@ class LearnerLoop:
     when the decision comes, which may be earlier the next time.
 
     When it starts, it learns the log's history again: a snapshot says nothing of labels that are still awaited. It
-    offers nothing before that is done: what it knows half-way is older than what serves.
+    offers nothing before that is done: what it knows half-way is older than what serves. Where many decisions are still
+    to be read, labels and decisions keep together by event time: a label waits in the log until its event is there, or
+    is seen to be missing; and decisions wait, or an event would be forgotten before its label comes.
 
     Args:
         app, task: what to learn; its label must come in a stream of its own.
@@ -85,6 +89,7 @@ class LearnerLoop:
         settings: of the learner.
         publish_every: labels between two candidates.
         decoder: of the labels' records; None for JSON.
+        rows_max: decisions and labels of a partition that are taken in one step.
     """
 
     def __init__(
@@ -97,6 +102,7 @@ class LearnerLoop:
         settings: LearnerSettings | None = None,
         publish_every: int = PUBLISH_EVERY_LABELS,
         decoder: Decode | None = None,
+        rows_max: int = ROWS_MAX,
     ) -> None:
         if task.label is None or task.label.stream.derived_from is not None:
             raise ValueError(f"task {task.name!r} has no stream of labels to learn from while it runs")
@@ -104,7 +110,7 @@ class LearnerLoop:
         self._tokeniser, self._settings, self._publish_every = tokeniser, settings, publish_every
         decider = Decider(task, app.plans[task.on.name])
         self._columns = decider.schema.names[-len(decider.names) :]
-        self._labels, self._decoder = task.label.stream, decoder
+        self._labels, self._decoder, self._rows_max = task.label.stream, decoder, rows_max
         self.snapshots, self.refused = 0, ""
         self._learner: OnlineLearner | None = None
         self._bundle = ""
@@ -128,6 +134,9 @@ class LearnerLoop:
         counts = {each.name: each.partitions for each in self._log.topics()}
         partitions = range(counts.get(labels, 1))
         self._decisions_at = {p: self._log.begin(topic, p) for p in range(counts.get(topic, 1))}
+        self._read_ms = dict.fromkeys(self._decisions_at, NEVER_MS)  # event time of the newest decision read
+        self._behind = set(self._decisions_at)  # partitions with decisions that were not read yet
+        self._wanted_ms = NEVER_MS  # event time up to which the next label wants decisions
         self._labels_at = {p: self._log.begin(labels, p) for p in partitions}
         self._history_end = {p: self._log.end(labels, p) for p in partitions}
         self._reader = next(
@@ -141,7 +150,8 @@ class LearnerLoop:
         """Learn what is new; return how many decisions and labels that were."""
         if not self._start():
             return 0
-        return self._read_decisions() + self._read_labels(now_ms)
+        taken = {p: self._labels_taken(p) for p in self._labels_at}  # first: what they are about is decided by now
+        return self._read_decisions() + self._read_labels(now_ms, taken)
 
     @property
     def status(self) -> Learned:
@@ -155,45 +165,56 @@ class LearnerLoop:
         )
 
     def _read_decisions(self) -> int:
-        return sum(self._read_partition(partition) for partition in self._decisions_at)
+        ahead = {p for p in self._behind if self._read_ms[p] > self._wanted_ms}
+        return sum(self._read_partition(partition) for partition in self._decisions_at if partition not in ahead)
 
     def _read_partition(self, partition: int) -> int:
-        assert self._learner is not None
         topic, count = decisions_topic(self._app.name), 0
-        stored = self._log.read_rows(topic, partition, self._decisions_at[partition], ROWS_MAX)
-        if stored:
+        while count < self._rows_max:
+            stored = self._log.read_rows(topic, partition, self._decisions_at[partition], self._rows_max - count)
+            if not stored:
+                self._behind.discard(partition)
+                return count
             self._decisions_at[partition] = stored[-1][0] + stored[-1][1].num_rows
-        for rows in _together(stored):
-            count += rows.num_rows
-            mine = np.array(rows.column("task").to_pylist()) == self._task.name if len(self._app.tasks) > 1 else None
-            if mine is not None:
-                rows = rows.filter(pa.array(mine))
-            if not rows.num_rows or any(name not in rows.schema.names for name in self._columns):
-                continue  # of another task, or of a version of the app with other features
-            features = np.column_stack([_values(rows.column(name)) for name in self._columns])
-            ids = hash_column(rows.column("event_id")).view(np.int64)
-            self._learner.serve(ids, features, _values(rows.column("moe_logit")), _values(rows.column("score")))
+            for rows in _together(stored):
+                self._read_ms[partition] = max(self._read_ms[partition], pc.max(rows.column("time_ms")).as_py())
+                self._serve(rows)
+                count += rows.num_rows
+        self._behind.add(partition)
         return count
 
-    def _read_labels(self, now_ms: int) -> int:
+    def _serve(self, rows: pa.RecordBatch) -> None:
+        """Show decisions to the learner."""
+        assert self._learner is not None
+        if len(self._app.tasks) > 1:
+            rows = rows.filter(pc.equal(rows.column("task"), self._task.name))
+        if not rows.num_rows or any(name not in rows.schema.names for name in self._columns):
+            return  # of another task, or of a version of the app with other features
+        features = np.column_stack([_values(rows.column(name)) for name in self._columns])
+        ids = hash_column(rows.column("event_id")).view(np.int64)
+        self._learner.serve(ids, features, _values(rows.column("moe_logit")), _values(rows.column("score")))
+
+    def _read_labels(self, now_ms: int, taken: Mapping[int, int]) -> int:
         assert self._learner is not None
         parts, more = [], []
+        until_ms = now_ms - SETTLE_MS if len(self._labels_at) > 1 else None
         for partition in self._labels_at:
-            records, is_cut = self._new_labels(partition, now_ms - SETTLE_MS if len(self._labels_at) > 1 else None)
+            records, is_cut = self._new_labels(partition, until_ms, taken[partition])
             parts.append(records)
             more.append(is_cut)
         if len(parts) > 1:
-            times_ms = [_append_ms(records) for records in parts]
-            taken = rows_to_take(times_ms, more)
-            parts = [first_records(records, count) for records, count in zip(parts, taken, strict=True)]
-        count = sum(len(records) for records in parts)
-        if not count:
+            to_take = rows_to_take([_append_ms(records) for records in parts], more)
+            parts = [first_records(records, count) for records, count in zip(parts, to_take, strict=True)]
+        if not any(len(records) for records in parts):
+            self._wanted_ms = ALWAYS_MS  # no label waits
             return 0
-        ids, labels = self._in_order(parts)
-        for partition, records in zip(self._labels_at, parts, strict=True):
-            if len(records):
-                self._labels_at[partition] = int(records.offsets[-1]) + 1
-        self._learner.label(ids, labels)
+        labels = self._in_order(parts)
+        count = self._due(labels)
+        for partition, records, number in zip(self._labels_at, parts, labels.counts(count, len(parts)), strict=True):
+            if number:
+                self._labels_at[partition] = int(records.offsets[number - 1]) + 1
+        there = labels.there[:count]
+        self._learner.label(labels.ids[:count][there], labels.values[:count][there])
         if self._is_behind():
             return count
         if self._is_relearning:
@@ -204,15 +225,29 @@ class LearnerLoop:
             self._publish(now_ms)
         return count
 
-    def _new_labels(self, partition: int, until_ms: int | None) -> tuple[Records, bool]:
-        """Return labels that a worker has taken and that were there by a time, and whether others must wait for more.
+    def _due(self, labels: _Labels) -> int:
+        """Return how many labels come before the first whose event is still to be read."""
+        assert self._learner is not None
+        if not self._behind:
+            return len(labels.ids)
+        read_ms = min(self._read_ms[p] for p in self._behind) - self._task.on.lateness_ms
+        waits = labels.there & (labels.times_ms >= read_ms)
+        waits[waits] = ~self._learner.knows(labels.ids[waits])
+        if not waits.any():
+            return len(labels.ids)
+        first = int(np.argmax(waits))
+        self._wanted_ms = int(labels.times_ms[first]) + self._task.on.lateness_ms
+        return first
+
+    def _new_labels(self, partition: int, until_ms: int | None, end: int) -> tuple[Records, bool]:
+        """Return labels before `end` that were there by a time, and whether others must wait for more.
 
         Labels that no worker has taken may be about events that are not decided yet.
         """
-        at, end = self._labels_at[partition], self._labels_taken(partition)
+        at = self._labels_at[partition]
         if until_ms is None and end <= at:
             return _no_records(self._labels.name, partition), False
-        records = self._log.read(self._labels.name, partition, at, ROWS_MAX)
+        records = self._log.read(self._labels.name, partition, at, self._rows_max)
         taken = int(np.searchsorted(records.offsets, end))
         if until_ms is None:
             return first_records(records, taken), False
@@ -237,26 +272,23 @@ class LearnerLoop:
         self._history_end = {p: self._history_end[p] for p in waiting}
         return bool(waiting)
 
-    def _in_order(self, parts: Sequence[Records]) -> tuple[NDArray[np.int64], Float64s]:
-        """Return ids and values of labels of several partitions, in the order in which they were appended."""
+    def _in_order(self, parts: Sequence[Records]) -> _Labels:
+        """Return labels of several partitions, in the order in which they were appended."""
         assert self._task.label is not None
         schema = self._labels.schema
-        ids: list[NDArray[np.int64]] = []
-        values: list[Float64s] = []
-        there: list[NDArray[np.bool_]] = []
-        for records in parts:
+        found = []
+        for partition, records in enumerate(parts):
             decoded = self._decoder(records) if self._decoder is not None else decode(schema, records)
             rows = tokenised(decoded.rows, schema, self._tokeniser)
-            found = np.zeros(len(records), np.int64), np.zeros(len(records)), np.zeros(len(records), np.bool_)
-            found[0][decoded.index] = hash_column(rows.column(schema.id).cast(pa.string())).view(np.int64)
-            found[1][decoded.index] = RowColumns(rows, schema).number(self._task.label.name)
-            found[2][decoded.index] = True
-            ids.append(found[0])
-            values.append(found[1])
-            there.append(found[2])
+            labels = _Labels.none(len(records), partition)
+            labels.ids[decoded.index] = hash_column(rows.column(schema.id).cast(pa.string())).view(np.int64)
+            columns = RowColumns(rows, schema)
+            labels.values[decoded.index] = columns.number(self._task.label.name)
+            labels.times_ms[decoded.index] = columns.times_ms
+            labels.there[decoded.index] = True
+            found.append(labels)
         order = merged_order([_append_ms(records) for records in parts])
-        order = order[np.concatenate(there)[order]]
-        return np.concatenate(ids)[order], np.concatenate(values)[order]
+        return _Labels(*(np.concatenate([getattr(each, name) for each in found])[order] for name in _Labels.names()))
 
     def _labels_taken(self, partition: int) -> int:
         """Return how far the worker has taken the labels of a partition."""
@@ -278,6 +310,34 @@ class LearnerLoop:
         self._registry.prune_snapshots(self._task.name, SNAPSHOTS_KEPT, WHO, now_ms)
         self._learner.publish()
         self.snapshots, self.refused = self.snapshots + 1, ""
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """Labels as arrays, (n,) each: hashes of ids, values, event times, whether they could be read, and partitions."""
+
+    ids: NDArray[np.int64]
+    values: Float64s
+    times_ms: NDArray[np.int64]
+    there: NDArray[np.bool_]
+    partition: NDArray[np.int64]
+
+    @classmethod
+    def none(cls, count: int, partition: int) -> _Labels:
+        """Return labels that cannot be read."""
+        return cls(
+            np.zeros(count, np.int64), np.zeros(count), np.zeros(count, np.int64), np.zeros(count, np.bool_),
+            np.full(count, partition),
+        )  # fmt: skip
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of the arrays."""
+        return [each.name for each in fields(cls)]
+
+    def counts(self, first: int, partitions: int) -> list[int]:
+        """Return how many of the first labels are of each partition."""
+        return np.bincount(self.partition[:first], minlength=partitions).tolist()
 
 
 def _no_records(topic: str, partition: int) -> Records:

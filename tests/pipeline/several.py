@@ -81,10 +81,6 @@ class GappyLog(KeepsManifests):
         """Return a position at or before the first record."""
         return 0
 
-    def offset_since(self, topic: str, partition: int, append_ms: int) -> int:
-        """Return a position at or before what was appended since."""
-        return self._outside(topic, partition, super().offset_since(topic, partition, append_ms))
-
     def end(self, topic: str, partition: int) -> int:
         """Return a position behind the last record, with nothing between."""
         end = super().end(topic, partition)

@@ -9,6 +9,7 @@ import pytest
 from models.bundle import BundleMeta, write_bundle
 from models.calibration import Blend, Line
 from models.ftrl import Ftrl, FtrlSettings
+from models.learner import LearnerSettings
 from models.registry import Registry
 from models.scorer import bundle_parts
 from pipeline import App, Fixed, Stream, Task
@@ -41,11 +42,11 @@ def registry(tmp_path):
         yield opened
 
 
-def learner_of(site: Site, registry: Registry) -> LearnerLoop:
-    return LearnerLoop(site.app, site.app.task(), site.log, registry, publish_every=10**9)
+def learner_of(site: Site, registry: Registry, **more) -> LearnerLoop:
+    return LearnerLoop(site.app, site.app.task(), site.log, registry, publish_every=10**9, **more)
 
 
-def live(site: Site, learner: LearnerLoop, seed: int) -> None:
+def live(site: Site, learner: LearnerLoop, seed: int, every: int = 1) -> None:
     """Payments and labels come in while workers and learner step in any order."""
     draw = random.Random(seed)
     for first in range(0, 600, 10):
@@ -54,7 +55,8 @@ def live(site: Site, learner: LearnerLoop, seed: int) -> None:
         payments = [{"id": f"e{n}", "ts": at_ms + n, "card": f"c{n % 17}", "shop": f"s{n % 5}", "amount": n * 37 % 97}
                     for n in range(first, first + 10)]  # fmt: skip
         site.append("payments", payments, "card", site.now_ms)
-        labels = [{"id": f"e{n}", "known": at_ms, "is_fraud": n * 37 % 97 > 60} for n in range(first - 30, first - 20)]
+        labels = [{"id": f"e{n}", "known": at_ms, "is_fraud": n * 37 % 97 > 60} for n in range(first - 30, first - 20)
+                  if n % every == 0]  # fmt: skip
         site.append("frauds", labels if first >= 30 else [], "id", site.now_ms)
         for worker in draw.sample(list(site.workers.values()), len(site.workers)) * 3:  # decided before its label comes
             worker.step()
@@ -94,3 +96,18 @@ def test_labels_wait_until_every_partition_can_have_them(tmp_path, registry):
     assert learner.status.counts["joined"] == 0
     learner.step(appended_ms + SETTLE_MS)
     assert learner.status.counts["joined"] == 1
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_labels_of_the_history_keep_to_the_decisions_that_were_there(tmp_path, registry, partitions):
+    """They neither run ahead, nor wait until their events are forgotten, though only one event in four gets one."""
+    site = Site(bank(), partitions, tmp_path / "state")
+    few = LearnerSettings(events_max=200)
+    beside = learner_of(site, registry, settings=few)
+    live(site, beside, seed=4, every=4)
+    snapshot = learned(site, beside)
+    assert beside.status.counts["joined"] == 143  # of 570 events
+    again = learner_of(site, registry, settings=few, rows_max=20)
+    bits = learned(site, again)
+    assert again.status.counts == beside.status.counts
+    assert bits == snapshot
