@@ -162,6 +162,32 @@ def test_produced_in_avro(kafka, registry_url, pelton, tmp_path, monkeypatch):  
     assert "42 = 20 applied + 20 duplicate + 2 invalid: closed" in told
 
 
+def test_protobuf_is_produced_and_decides_as_json_does(kafka, registry_url, run, pelton, tmp_path, monkeypatch):  # noqa: F811
+    as_json, as_protobuf = Site(tmp_path, kafka, "json"), Site(tmp_path, kafka, "protobuf")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PELTON_KAFKA_BROKERS", kafka)
+    monkeypatch.setenv("PELTON_SCHEMA_REGISTRY", registry_url)
+    records = [payment(number) for number in range(60)] + [payment(60, amount="much"), payment(61)]
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+    assert "62 records sent" in pelton(f"produce {as_json.topic} records.jsonl --key card").stdout
+    line = f"produce {as_protobuf.topic} records.jsonl --key card --format protobuf --app {as_protobuf.file}"
+    assert "1 of them do not fit the schema and went as JSON" in pelton(line).stderr
+    registry = SchemaRegistry(RegistrySettings((registry_url,), timeout_s=60))
+    number, registered = registry.latest(f"{as_protobuf.topic}-value")
+    assert registered.kind == "PROTOBUF"
+    values = as_protobuf.log.read(as_protobuf.topic, 0, 0, 100).values.to_pylist()
+    head = b"\0" + number.to_bytes(4, "big") + b"\0"  # then the message, the first in its schema
+    assert [value[:6] == head for value in values] == [each != 60 for each in range(62)]
+    workers = [run(as_json), run(as_protobuf)]
+    expected = decided(as_json.wait_for(decisions_topic(as_json.name), 61))
+    assert decided(as_protobuf.wait_for(decisions_topic(as_protobuf.name), 61)) == expected
+    assert {each["decision"] for each in expected.values()} == {"allow", "review"}
+    for site in (as_json, as_protobuf):
+        (letter,) = site.wait_for(dead_topic(site.name), 1)
+        assert json.loads(letter["raw"])["amount"] == "much"
+    assert [worker.poll() for worker in workers] == [None, None]
+
+
 @pytest.fixture
 def fake():
     registry = FakeRegistry()
