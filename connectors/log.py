@@ -216,8 +216,12 @@ class Log(Protocol):
     def forget_manifests(self, group: str, partition: int, before_commit: int) -> int:
         """Remove manifests of commits before this one, never the newest; return how many."""
 
-    def enforce_retention(self, now_ms: int) -> int:
-        """Remove stored batches older than their topic keeps; return how many records that were."""
+    def enforce_retention(self, now_ms: int, keep_from: Mapping[tuple[str, int], int] | None = None) -> int:
+        """Remove stored batches older than their topic keeps; return how many records that were.
+
+        Args:
+            keep_from: topic and partition -> an offset: what stands there or behind stays, however old it is.
+        """
 
     def wait(self, after: Mapping[tuple[str, int], int], timeout_s: float) -> bool:
         """Wait until any of these topic partitions has a record at its offset in `after`; False if none came in time.

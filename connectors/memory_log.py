@@ -158,17 +158,19 @@ class MemoryLog:
             self._manifests[group, partition] = kept
             return len(commits) - len(kept)
 
-    def enforce_retention(self, now_ms: int) -> int:
-        """Remove stored batches older than their topic keeps; return how many records that were."""
+    def enforce_retention(self, now_ms: int, keep_from: Mapping[tuple[str, int], int] | None = None) -> int:
+        """Remove stored batches older than their topic keeps (see `Log.enforce_retention`)."""
         removed = 0
         with self._changed:
-            for (name, _), at in self._partitions.items():
+            for (name, partition), at in self._partitions.items():
                 keeps_ms = self._topics[name].retention_ms
                 if keeps_ms is None:
                     continue
-                old = 0
-                while old < len(at.stored) and at.stored[old][1].append_ms < now_ms - keeps_ms:
-                    old += 1
+                kept = (keep_from or {}).get((name, partition), at.end)
+                is_old = [
+                    batch.append_ms < now_ms - keeps_ms and base + batch.count <= kept for base, batch in at.stored
+                ]
+                old = is_old.index(False) if False in is_old else len(is_old)
                 del at.stored[:old]
                 was, at.begin = at.begin, at.stored[0][0] if at.stored else at.end
                 removed += at.begin - was

@@ -48,7 +48,7 @@ WHERE topic = :topic AND partition = :partition AND base_offset < :stop AND base
     WHERE topic = :topic AND partition = :partition AND base_offset <= :offset), 0)
 ORDER BY base_offset"""
 _OLDEST_BATCHES = """
-SELECT id, count, append_ms FROM batches WHERE topic = ? AND partition = ? ORDER BY base_offset LIMIT ?"""
+SELECT id, count, append_ms, base_offset FROM batches WHERE topic = ? AND partition = ? ORDER BY base_offset LIMIT ?"""
 
 Result = TypeVar("Result")
 
@@ -206,15 +206,16 @@ class SqliteLog:
         values = {"group": group, "partition": partition, "before": before_commit}
         return self._write(lambda db: db.execute(statement, values).rowcount, 0)
 
-    def enforce_retention(self, now_ms: int) -> int:
-        """Remove stored batches older than their topic keeps; return how many records that were."""
+    def enforce_retention(self, now_ms: int, keep_from: Mapping[tuple[str, int], int] | None = None) -> int:
+        """Remove stored batches older than their topic keeps (see `Log.enforce_retention`)."""
         removed = 0
         for key, topic in self._read(_topics):
             if topic.retention_ms is None:
                 continue
-            keep_ms = now_ms - topic.retention_ms
+            old_ms = now_ms - topic.retention_ms
             for partition in range(topic.partitions):
-                while step := self._write(partial(_forget, topic=key, partition=partition, keep_ms=keep_ms), 0):
+                kept = (keep_from or {}).get((topic.name, partition))
+                while step := self._write(partial(_forget, at=(key, partition), old_ms=old_ms, keep_from=kept), 0):
                     removed += step
         return removed
 
@@ -344,14 +345,16 @@ def _size(append: Append) -> int:
     return sum(len(batch.payload) for batch in append.batches)
 
 
-def _forget(db: sqlite3.Connection, topic: int, partition: int, keep_ms: int) -> int:
-    """Remove some of the stored batches before the first that is new enough; return how many records."""
-    oldest = db.execute(_OLDEST_BATCHES, (topic, partition, RETENTION_STEP)).fetchall()
-    old = list(itertools.takewhile(lambda batch: batch[2] < keep_ms, oldest))
+def _forget(db: sqlite3.Connection, at: tuple[int, int], old_ms: int, keep_from: int | None) -> int:
+    """Remove some of the stored batches before the first that is new enough or kept; return how many records."""
+    oldest = db.execute(_OLDEST_BATCHES, (*at, RETENTION_STEP)).fetchall()
+    old = list(itertools.takewhile(
+        lambda batch: batch[2] < old_ms and (keep_from is None or batch[3] + batch[1] <= keep_from), oldest
+    ))  # fmt: skip
     if not old:
         return 0
-    db.executemany("DELETE FROM batches WHERE id = ?", [(key,) for key, _, _ in old])
-    removed = sum(count for _, count, _ in old)
-    where = (removed, topic, partition)
+    db.executemany("DELETE FROM batches WHERE id = ?", [(each[0],) for each in old])
+    removed = sum(each[1] for each in old)
+    where = (removed, *at)
     db.execute("UPDATE partitions SET begin_offset = begin_offset + ? WHERE topic = ? AND partition = ?", where)
     return removed

@@ -33,6 +33,37 @@ def learns_live(task: Task) -> bool:
     return task.learner is not None and task.label is not None and task.label.stream.derived_from is None
 
 
+class Again:
+    """A thread that does something again and again.
+
+    Args:
+        name: of the thread.
+        step: does it; says whether there is more to do at once.
+        every_s: between two steps.
+    """
+
+    def __init__(self, name: str, step: Callable[[], bool], every_s: float) -> None:
+        self._step, self._every_s = step, every_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin, if it did not."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End after the step it is in."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            if not self._step():
+                self._stop.wait(self._every_s)
+
+
 class Following:
     """The models of each task, as the registry says; loaded in a thread, so no batch waits for them.
 
@@ -51,8 +82,7 @@ class Following:
         self._on_change = on_change or (lambda task, served: None)
         self.models: dict[str, ServedModels] = {}
         self._failed: dict[str, str] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="models", daemon=True)
+        self._again = Again("models", self._step, REFRESH_EVERY_S)
         for task in app.tasks:
             if registry is None or (task.model is None and task.learner is None):
                 continue
@@ -75,23 +105,21 @@ class Following:
     def start(self) -> None:
         """Begin to follow."""
         if self.models:
-            self._thread.start()
+            self._again.start()
 
     def stop(self) -> None:
         """Follow no longer."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._again.stop()
 
-    def _run(self) -> None:
-        while not self._stop.wait(REFRESH_EVERY_S):
-            for name, models in self.models.items():
-                try:
-                    if models.refresh(time.monotonic_ns() // 1_000_000):
-                        self._on_change(name, models.current)
-                    self._failed.pop(name, None)
-                except Exception as error:  # a registry that cannot be reached changes nothing about what serves
-                    self._failed[name] = f"the registry cannot be asked what serves {name!r}: {error}"
+    def _step(self) -> bool:
+        for name, models in self.models.items():
+            try:
+                if models.refresh(time.monotonic_ns() // 1_000_000):
+                    self._on_change(name, models.current)
+                self._failed.pop(name, None)
+            except Exception as error:  # a registry that cannot be reached changes nothing about what serves
+                self._failed[name] = f"the registry cannot be asked what serves {name!r}: {error}"
+        return False
 
 
 class Learning:
@@ -105,8 +133,7 @@ class Learning:
 
     def __init__(self, learners: dict[str, LearnerLoop]) -> None:
         self._learners, self._failed = learners, dict[str, str]()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="learner", daemon=True)
+        self._again = Again("learner", self._step, LEARNER_EVERY_S)
 
     @property
     def problems(self) -> list[str]:
@@ -121,30 +148,24 @@ class Learning:
     def start(self) -> None:
         """Begin to learn."""
         if self._learners:
-            self._thread.start()
+            self._again.start()
 
     def stop(self) -> None:
         """Learn no longer."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._again.stop()
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            busy = False
-            for name, learner in list(self._learners.items()):
-                try:
-                    busy = learner.step(now_ms()) >= LEARNER_ROWS_BUSY or busy
-                    self._failed.pop(name, None)
-                except (LogError, RegistryAwayError) as error:  # what was not learned yet, is read again
-                    self._failed[name] = f"the learner of {name!r} waits: {error}"
-                except Exception as error:
-                    self._failed[name] = f"the learner of {name!r} stopped: {error}"
-                    del self._learners[name]
-            if not self._learners:
-                return
-            if not busy:
-                self._stop.wait(LEARNER_EVERY_S)
+    def _step(self) -> bool:
+        is_busy = False
+        for name, learner in list(self._learners.items()):
+            try:
+                is_busy = learner.step(now_ms()) >= LEARNER_ROWS_BUSY or is_busy
+                self._failed.pop(name, None)
+            except (LogError, RegistryAwayError) as error:  # what was not learned yet, is read again
+                self._failed[name] = f"the learner of {name!r} waits: {error}"
+            except Exception as error:
+                self._failed[name] = f"the learner of {name!r} stopped: {error}"
+                del self._learners[name]
+        return is_busy
 
 
 @contextmanager

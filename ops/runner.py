@@ -14,7 +14,8 @@ from connectors.secrets import Sealer, Tokeniser
 from connectors.sinks import Sink
 from kernels.compiled import load_imported
 from models.registry import Registry
-from ops.beside import Following, Learning, learns_live, now_ms, quick_to_answer
+from ops.beside import Again, Following, Learning, learns_live, now_ms, quick_to_answer
+from ops.retention import RETENTION_EVERY_S, Retention
 from ops.sink_feed import SinkFeed
 from pipeline.app import App
 from pipeline.learning import PUBLISH_EVERY_LABELS, Learned, LearnerLoop
@@ -85,6 +86,8 @@ class AppRunner(AbstractContextManager["AppRunner"]):
                 metrics.assigned(worker, time.perf_counter() - began_s)
         load_imported()  # or the first event waits for a kernel
         self.feeds = [SinkFeed(app.name, log, sink, name) for name, sink in (sinks or {}).items()]
+        self.retention = Retention(app.name, log, self.workers, self.feeds)
+        self._removing = Again("retention", self._remove_old, RETENTION_EVERY_S)
         self._failed: dict[str, str] = {}
         self._stop = threading.Event()  # everything but the sinks, which end after the last decision
         self._stop_feeds = threading.Event()
@@ -97,6 +100,7 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         self.stop()
         self._following.stop()
         self._learning.stop()
+        self._removing.stop()
         self._stop_feeds.set()
         for feed in self._feed_threads:
             feed.join()
@@ -117,7 +121,7 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         found: list[str | None] = list(self._failed.values())
         found += [*self._following.problems, *self._learning.problems]
         found += [worker.problem for worker in self.workers]
-        found += [feed.problem for feed in self.feeds]
+        found += [*(feed.problem for feed in self.feeds), self.retention.problem]
         return [each for each in found if each]
 
     @property
@@ -154,9 +158,14 @@ class AppRunner(AbstractContextManager["AppRunner"]):
     def _start_threads(self) -> None:
         self._following.start()
         self._learning.start()
+        self._removing.start()
         self._feed_threads = [
             threading.Thread(target=feed.run, args=(self._stop_feeds,), name=f"sink {feed.name}", daemon=True)
             for feed in self.feeds
         ]
         for thread in self._feed_threads:
             thread.start()
+
+    def _remove_old(self) -> bool:
+        self.retention.step()
+        return False

@@ -392,7 +392,7 @@ class KafkaLog:
 
     # Housekeeping
 
-    def enforce_retention(self, now_ms: int) -> int:
+    def enforce_retention(self, now_ms: int, keep_from: Mapping[tuple[str, int], int] | None = None) -> int:
         """Do nothing: the brokers remove what is older than a topic's retention."""
         return 0
 

@@ -22,7 +22,11 @@ def create(
     app: App,
     partitions: Annotated[int, Option(help="Of each topic: as many workers can share the app.", min=1)] = 1,
     retention: Annotated[
-        str | None, Option(help="Of streams: 30d; if not given, 7d or what windows need.", show_default=False)
+        str | None,
+        Option(
+            help="Of streams: 30d; if not given, 7d or what windows need on Kafka, for ever on the embedded log.",
+            show_default=False,
+        ),
     ] = None,
     copies: Annotated[
         int | None, Option(help="Brokers that hold each partition; the cluster's default.", min=1, show_default=False)
@@ -43,7 +47,7 @@ def create(
     if kafka is not None:
         made = make_on_kafka(loaded, kafka, partitions, retention, copies)
     else:
-        made = make_on_log(loaded, data_folder, partitions)
+        made = make_on_log(loaded, data_folder, partitions, retention)
     say(f"{counted(len(made), 'topic')} made{': ' if made else '; all were there'}{', '.join(made)}")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ops.brokers import kafka_settings
-from ops.settings import Settings
+from ops.settings import Settings, SettingsError
 from ops.terminal import note, say, table
 from pipeline.app import App
 from pipeline.durations import duration_ms, in_words
@@ -15,18 +15,31 @@ from pipeline.loading import load_app
 if TYPE_CHECKING:
     from connectors.kafka.admin import KafkaAdmin, KafkaTopic
 
+DAY_MS = 86_400_000
 _HEADERS = ("topic", "partition", "begin", "end", "records", "keeps")
 
 
-def make_on_log(app: App, data_folder: Path | None, partitions: int) -> list[str]:
-    """Make the topics of an app in the embedded log; return the names of the new ones."""
-    from pipeline.live import create_topics
+def make_on_log(app: App, data_folder: Path | None, partitions: int, retention: str | None = None) -> list[str]:
+    """Make the topics of an app in the embedded log; return the names of the new ones.
 
+    Args:
+        retention: of streams, also of those that are there; None leaves them, and new ones are kept for ever.
+    """
+    from pipeline.live import create_topics
+    from pipeline.recovery import history_ms
+
+    retention_ms = duration_ms(retention, "retention") if retention else None
+    needed_ms = max(map(history_ms, app.plans.values()))
+    if retention_ms is not None and retention_ms < needed_ms:
+        needed = in_words(-(-needed_ms // DAY_MS) * DAY_MS)
+        raise SettingsError(f"retention is {retention}, and the windows of {app.name!r} need {needed}; choose as much")
     settings = Settings.read(data_folder)
     _, sealer = settings.secrets(app, make=True)
     with settings.open_log(sealer, make=True) as log:
         before = {topic.name for topic in log.topics()}
         create_topics(app, log, partitions)
+        for stream in app.streams.values():
+            log.create_topic(stream.name, partitions, retention_ms, sealed=stream.schema.has_sensitive)
         return [topic.name for topic in log.topics() if topic.name not in before]
 
 

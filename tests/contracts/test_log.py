@@ -252,21 +252,6 @@ def test_positions_outside_the_log_are_refused_not_skipped(own_log):
     assert len(own_log.read("in", 0, 10, 10)) == 0
 
 
-def test_retention_removes_only_from_the_front_and_offsets_go_on(own_log):
-    own_log.create_topic("in", retention_ms=100)
-    own_log.create_topic("kept")
-    own_log.append("kept", 0, [b"a"], append_ms=0)
-    for append_ms in [0] * 150 + [500, 0]:  # a clock that went back: what comes after 500 stays as well
-        own_log.append("in", 0, [b"a"], append_ms)
-    assert own_log.enforce_retention(now_ms=600) == 150
-    assert own_log.enforce_retention(now_ms=600) == 0
-    assert own_log.begin("in", 0) == 150
-    assert own_log.enforce_retention(now_ms=10_000) == 2
-    assert (own_log.begin("in", 0), own_log.end("in", 0)) == (152, 152)
-    assert own_log.append("in", 0, [b"a"], 10_000) == 152
-    assert own_log.end("kept", 0) - own_log.begin("kept", 0) == 1
-
-
 def test_a_commit_writes_outputs_and_manifest_together(log):
     log.create_topic("in")
     log.create_topic("out", partitions=2, rows=SCHEMA)

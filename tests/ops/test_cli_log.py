@@ -34,6 +34,15 @@ def decide():
         runner.run(until_idle=True)
 
 
+def test_topics_keep_what_they_are_told_to_and_no_less_than_windows_need(bank, pelton):
+    assert "the windows of 'bank' need 15d" in pelton("topics create bank.py --retention 7d", code=1).stderr
+    assert "topics made" in pelton("topics create bank.py").stdout
+    assert {line.split()[5] for line in pelton("topics").stdout.splitlines()[1:] if line} == {"forever"}
+    assert "all were there" in pelton("topics create bank.py --retention 30d").stdout
+    kept = {line.split()[0]: line.split()[5] for line in pelton("topics").stdout.splitlines()[1:] if line}
+    assert (kept["payments"], kept["frauds"], kept["bank.decisions"]) == ("30d", "30d", "forever")
+
+
 def test_append_keeps_every_record_and_encrypts_sensitive_streams(bank, pelton, stream):
     result = pelton("append bank.py data/payments.jsonl data/frauds.jsonl")
     assert f"payments: {stream.records:,} records appended" in result.stdout

@@ -1,6 +1,7 @@
 """A runner decides what is in the log, follows the registry between two batches, and tells what goes wrong."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -292,6 +293,49 @@ def test_the_command_ends_on_a_signal_and_goes_on_afterwards(app, log, tmp_path,
     assert "100 = 100 applied: closed" in said
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["event_id"] for row in rows] == [f"p{i}" for i in range(100)]
+
+
+def test_what_is_old_is_removed_while_it_runs_but_nothing_that_is_still_needed(app, log, tmp_path):
+    """The payments are appended in a year that is long over: all of them are old."""
+    log.create_topic("payments", retention_ms=30 * 86_400_000)
+    for first in range(0, 50, 10):
+        pay(log, first, 10)
+        with AppRunner(app, log, None, tmp_path) as runner:
+            runner.run(until_idle=True)
+            runner.retention.step()
+    assert (log.begin("payments", 0), runner.retention.problem) == (0, None)  # its manifest is there
+    log.forget_manifests(GROUP, 0, before_commit=4)  # as snapshots do with what is a thousand commits behind them
+    pay(log, 50, 10)
+    with start(tmp_path, "--plain") as process:
+        try:
+            until_s = time.monotonic() + 60
+            while log.begin("payments", 0) < 30 and process.poll() is None and time.monotonic() < until_s:
+                log.wait({("payments", 0): log.end("payments", 0)}, 0.2)
+            assert log.wait({(DECISIONS, 0): 59}, 30)
+        finally:
+            process.terminate()
+        assert process.wait(30) == 0, process.stderr.read()
+    assert log.begin("payments", 0) == 30
+    shutil.rmtree(tmp_path / "state")
+    with AppRunner(app, log, None, tmp_path) as runner:
+        assert runner.workers[0].replayed == 30  # what is left tells everything that a manifest does
+    assert [row["event_id"] for row in decided(log)] == [f"p{i}" for i in range(60)]
+
+
+def test_old_records_wait_for_the_decision(app, tmp_path):
+    log = MemoryLog()
+    create_topics(app, log)
+    log.create_topic("payments", retention_ms=30 * 86_400_000)
+    with AppRunner(app, log, None, tmp_path) as runner:
+        for first in (0, 10):
+            pay(log, first, 10)
+            runner.run(until_idle=True)
+        pay(log, 20, 10)
+        log.forget_manifests(GROUP, 0, before_commit=99)
+        runner.retention.step()
+        assert (log.begin("payments", 0), runner.retention.removed) == (10, 10)
+        runner.run(until_idle=True)
+    assert len(decided(log)) == 30
 
 
 def test_a_learner_that_starts_again_offers_nothing_half_learned(app, log, registry, tmp_path):
