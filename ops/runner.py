@@ -14,6 +14,7 @@ from connectors.secrets import Sealer, Tokeniser
 from connectors.sinks import Sink
 from kernels.compiled import load_imported
 from models.registry import Registry
+from ops.agent_feed import AgentFeed, AgentLoop
 from ops.beside import Again, Following, Learning, learns_live, now_ms, quick_to_answer
 from ops.retention import RETENTION_EVERY_S, Retention
 from ops.sink_feed import SinkFeed
@@ -86,6 +87,9 @@ class AppRunner(AbstractContextManager["AppRunner"]):
                 metrics.assigned(worker, time.perf_counter() - began_s)
         load_imported()  # or the first event waits for a kernel
         self.feeds = [SinkFeed(app.name, log, sink, name) for name, sink in (sinks or {}).items()]
+        self._agent_loop = AgentLoop() if app.agents else None
+        if self._agent_loop is not None:
+            self.feeds += [AgentFeed(app.name, log, agent, self._agent_loop) for agent in app.agents]
         self.retention = Retention(app.name, log, self.workers, self.feeds)
         self._removing = Again("retention", self._remove_old, RETENTION_EVERY_S)
         self._failed: dict[str, str] = {}
@@ -104,6 +108,8 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         self._stop_feeds.set()
         for feed in self._feed_threads:
             feed.join()
+        if self._agent_loop is not None:
+            self._agent_loop.close()
         for worker in self.workers:
             if worker.commit:
                 try:

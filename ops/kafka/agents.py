@@ -9,13 +9,9 @@ from typing import Any
 import faust
 import msgspec
 
-from ops.mistakes import in_a_sentence
+from ops.agent_feed import AGAIN_S, AGAIN_S_MAX, Decision, failure
 from pipeline.app import Agent, App
 from pipeline.live import decisions_topic
-
-AGAIN_S, AGAIN_S_MAX = 0.5, 30.0  # between two tries of what failed
-
-Decision = dict[str, Any]
 
 
 class Agents:
@@ -69,9 +65,7 @@ class Agents:
             try:
                 await agent.function(what)
             except Exception as error:
-                first = what[0] if isinstance(what, list) else what
-                said = in_a_sentence(error) or f"{type(error).__name__}: {error}"
-                self._failed[agent.name] = f"agent {agent.name!r}, event {first['event_id']!r}: {said}; trying again"
+                self._failed[agent.name] = failure(agent, what, error)
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, AGAIN_S_MAX)
             else:
