@@ -66,7 +66,7 @@ class _Column:
 
 def _floats(column: pa.DoubleArray) -> NDArray[np.float64]:
     if not column.null_count:
-        return column.to_numpy()  # type: ignore[no-any-return]
+        return column.to_numpy()
     return np.where(valid_rows(column), column.fill_null(0.0).to_numpy(), np.nan)
 
 

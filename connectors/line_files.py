@@ -4,7 +4,7 @@ import gzip
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,7 @@ class LineFile:
         """Open it; raises OSError."""
         self._raw = path.open("rb", buffering=0)
         compressed = path.suffix.lower() == ".gz"
-        self._file: BinaryIO = gzip.GzipFile(fileobj=self._raw) if compressed else self._raw  # type: ignore[assignment]
+        self._file: Any = gzip.GzipFile(fileobj=self._raw) if compressed else self._raw  # BinaryIO lacks readinto
         self._block_bytes = block_bytes
 
     @property
@@ -66,7 +66,7 @@ class LineFile:
     def _read(self, target: memoryview) -> int:
         size = 0
         while size < len(target):
-            got = self._file.readinto(target[size:])  # type: ignore[attr-defined]
+            got = self._file.readinto(target[size:])
             if not got:
                 break
             size += got

@@ -11,7 +11,7 @@ HIGH_MS, USED = 0, 1
 
 
 @njit("int64(int64[::1], int64[::1], uint64[::1], uint64[::1], int64[::1], uint64[::1], int64[::1], int64[::1], int8[::1], int64[::1], int64)", **NO_RUNTIME)  # fmt: skip  # noqa: E501
-def judge(times_ms, append_ms, ids, redriven, ctl, seen_id, seen_ms, limits_ms, status, floors_ms, start):  # type: ignore[no-untyped-def]
+def judge(times_ms, append_ms, ids, redriven, ctl, seen_id, seen_ms, limits_ms, status, floors_ms, start):
     """Judge records one after the other.
 
     Args:
@@ -69,7 +69,7 @@ def judge(times_ms, append_ms, ids, redriven, ctl, seen_id, seen_ms, limits_ms, 
 
 
 @njit("int64(uint64[::1], int64[::1], int64, uint64[::1], int64[::1])", **NO_RUNTIME)
-def keep_recent(seen_id, seen_ms, oldest_ms, larger_id, larger_ms):  # type: ignore[no-untyped-def]
+def keep_recent(seen_id, seen_ms, oldest_ms, larger_id, larger_ms):
     """Copy the ids of events at `oldest_ms` or later into an empty table; return how many."""
     mask, kept = larger_id.size - 1, 0
     for entry in range(seen_id.size):
@@ -83,7 +83,7 @@ def keep_recent(seen_id, seen_ms, oldest_ms, larger_id, larger_ms):  # type: ign
 
 
 @njit("void(int64[::1], int64[::1], int64[::1], int64[::1])", **NO_RUNTIME)
-def merge_heads(times_ms, starts, heads, order):  # type: ignore[no-untyped-def]
+def merge_heads(times_ms, starts, heads, order):
     """Merge inputs that each keep their order: the head with the earliest time goes first, ties in declared order.
 
     Args:

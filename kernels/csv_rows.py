@@ -17,7 +17,7 @@ U = np.uint64
     "int64(int8[::1], int64[::1], int64[:,::1], int64[:,::1], int64[::1], int64, int64, uint64[:,::1], uint64[::1], uint8[::1])",  # noqa: E501
     **NO_RUNTIME,
 )
-def write_rows(kinds, places, numbers, texts, addresses, first, end, powers, tens, out):  # type: ignore[no-untyped-def]
+def write_rows(kinds, places, numbers, texts, addresses, first, end, powers, tens, out):
     """Write some rows as lines and return how many bytes they take.
 
     Args:

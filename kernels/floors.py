@@ -11,7 +11,7 @@ UNKNOWN_MS = np.int64(-(2**62))  # of a source that was not heard of
 
 
 @njit(f"int64(int8[::1], {INT64S}, {INT64S}, int64[::1], int8[::1], int64, int64[::1])", **NO_RUNTIME)
-def advance(kinds, sources, floors_ms, source_ms, idle, floor_ms, out):  # type: ignore[no-untyped-def]
+def advance(kinds, sources, floors_ms, source_ms, idle, floor_ms, out):
     """Return the floor after some rows, in log order; it never goes back.
 
     The floor is the smallest of what the sources said last. One that said it is idle does not count, until it says

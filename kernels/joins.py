@@ -13,7 +13,7 @@ NOTHING, FACT = 0, 1
 
 
 @part
-def _forget(rows, ctl, at):  # type: ignore[no-untyped-def]
+def _forget(rows, ctl, at):
     if rows[at, STAGE] == LABEL_ONLY:
         ctl[WAITING] -= 1
         ctl[UNMATCHED] += 1
@@ -21,7 +21,7 @@ def _forget(rows, ctl, at):  # type: ignore[no-untyped-def]
 
 
 @part
-def _tell(rows, at, made, fact, fact_keys, now, value, weight):  # type: ignore[no-untyped-def]
+def _tell(rows, at, made, fact, fact_keys, now, value, weight):
     made[now] = FACT
     fact[now, 0], fact[now, 1] = rows[at, TIME_MS], rows[at, KNOWN_MS]
     fact[now, 2], fact[now, 3] = value, weight
@@ -30,7 +30,7 @@ def _tell(rows, at, made, fact, fact_keys, now, value, weight):  # type: ignore[
 
 
 @njit("int64(int8[::1], uint64[::1], int64[:,::1], uint64[:,::1], int64[::1], uint64[::1], int64[:,::1], int64[::1], int64, int8[::1], int64[:,::1], uint64[:,::1], int64)", **NO_RUNTIME)  # fmt: skip  # noqa: E501
-def join(is_label, ids, facts, keys, floors_ms, table, rows, ctl, horizon_ms, made, fact, fact_keys, start):  # type: ignore[no-untyped-def]
+def join(is_label, ids, facts, keys, floors_ms, table, rows, ctl, horizon_ms, made, fact, fact_keys, start):
     """Join labels to events, in merged order.
 
     Args:
@@ -98,7 +98,7 @@ def join(is_label, ids, facts, keys, floors_ms, table, rows, ctl, horizon_ms, ma
 
 
 @njit("int64(uint64[::1], int64[:,::1], int64, int64[::1], uint64[::1], int64[:,::1])", **NO_RUNTIME)
-def keep_open(table, rows, oldest_ms, ctl, larger, larger_rows):  # type: ignore[no-untyped-def]
+def keep_open(table, rows, oldest_ms, ctl, larger, larger_rows):
     """Copy the ids newer than `oldest_ms` into an empty table; labels that waited in vain count as unmatched."""
     mask, kept = larger.size - 1, 0
     for entry in range(table.size):

@@ -20,7 +20,7 @@ U = np.uint64
     "int64[::1], uint64[:,::1], uint64[::1], int64[::1], uint8[::1])",
     **NO_RUNTIME,
 )
-def write_objects(kinds, places, bounds, words, numbers, texts, addresses, powers, tens, ends, out):  # type: ignore[no-untyped-def]
+def write_objects(kinds, places, bounds, words, numbers, texts, addresses, powers, tens, ends, out):
     """Write rows, one object after the other, and return how many bytes they take.
 
     Args:

@@ -14,7 +14,7 @@ U = np.uint64
 
 
 @hot
-def _eight(value):  # type: ignore[no-untyped-def]
+def _eight(value):
     """Return the 8 digits of a number below 10**8 as ASCII, the first in the lowest byte."""
     x = (value // U(10000)) | ((value % U(10000)) << U(32))
     q = ((x * U(10486)) >> U(20)) & U(0x0000007F0000007F)
@@ -24,7 +24,7 @@ def _eight(value):  # type: ignore[no-untyped-def]
 
 
 @part
-def _put_digits(to, value, count):  # type: ignore[no-untyped-def]
+def _put_digits(to, value, count):
     """Write the last `count` digits of a number, at most 24; up to 7 bytes behind them are written over."""
     if count > 16:
         _put_digits_8(to, value // U(10_000_000_000_000_000), count - 16)
@@ -36,12 +36,12 @@ def _put_digits(to, value, count):  # type: ignore[no-untyped-def]
 
 
 @hot
-def _put_digits_8(to, value, count):  # type: ignore[no-untyped-def]
+def _put_digits_8(to, value, count):
     store_word(to, _eight(value) >> U(8 * (8 - count)) if count > 0 else U(0))
 
 
 @hot
-def _number_of_digits(value, tens):  # type: ignore[no-untyped-def]
+def _number_of_digits(value, tens):
     """Return how many digits a number has; 0 has one."""
     count = 1 if value < tens[8] else 9 if value < tens[15] else 16
     while count < 20 and value >= tens[count]:
@@ -50,7 +50,7 @@ def _number_of_digits(value, tens):  # type: ignore[no-untyped-def]
 
 
 @part
-def _put_decimal(to, digits, exponent, tens):  # type: ignore[no-untyped-def]
+def _put_decimal(to, digits, exponent, tens):
     """Write digits * 10**exponent, whose digits end in no 0 unless exponent >= 0; return the address behind it."""
     count = _number_of_digits(digits, tens)
     point = count + exponent
@@ -89,7 +89,7 @@ def _put_decimal(to, digits, exponent, tens):  # type: ignore[no-untyped-def]
 
 
 @hot
-def put_float(to, bits, powers, tens):  # type: ignore[no-untyped-def]
+def put_float(to, bits, powers, tens):
     """Write the shortest number that reads back the same, nothing for NaN; return the address behind it."""
     if bits >> U(63) != 0:
         bits &= U(0x7FFFFFFFFFFFFFFF)
@@ -119,7 +119,7 @@ def put_float(to, bits, powers, tens):  # type: ignore[no-untyped-def]
 
 
 @hot
-def put_text(to, source, size):  # type: ignore[no-untyped-def]
+def put_text(to, source, size):
     """Copy `size` bytes; return the address behind them."""
     if size >= 8:
         for place in range(0, size - 7, 8):
@@ -132,7 +132,7 @@ def put_text(to, source, size):  # type: ignore[no-untyped-def]
 
 
 @hot
-def put_integer(to, value, tens):  # type: ignore[no-untyped-def]
+def put_integer(to, value, tens):
     """Write an int64; return the address behind it."""
     if value < 0:
         store_word(to, U(_MINUS))

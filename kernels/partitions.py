@@ -39,7 +39,7 @@ def partitions_of_bytes(
 
 
 @njit([f"void({offsets}, {BYTES}, int64, int64[::1])" for offsets in (INT32S, INT64S)])
-def _partitions(offsets, data, partitions, chosen):  # type: ignore[no-untyped-def]
+def _partitions(offsets, data, partitions, chosen):
     base = address_of(data)
     for i in range(chosen.size):
         at, end = base + np.int64(offsets[i]), base + np.int64(offsets[i + 1])

@@ -34,7 +34,7 @@ def powers_of_ten() -> NDArray[np.uint64]:
 
 
 @part
-def _round_to_odd(high, low, factor):  # type: ignore[no-untyped-def]
+def _round_to_odd(high, low, factor):
     """Return (high, low) * factor / 2**128, its last bit set if anything was cut off."""
     under = high * factor
     middle = under + multiply_high(low, factor)
@@ -43,7 +43,7 @@ def _round_to_odd(high, low, factor):  # type: ignore[no-untyped-def]
 
 
 @hot
-def shortest(bits, powers):  # type: ignore[no-untyped-def]
+def shortest(bits, powers):
     """Return digits and exponent: the value is digits * 10**exponent, of a finite float64's bits without its sign.
 
     Digits may end in zeros.
@@ -75,7 +75,7 @@ def shortest(bits, powers):  # type: ignore[no-untyped-def]
 
 
 @hot
-def as_cents(value):  # type: ignore[no-untyped-def]
+def as_cents(value):
     """Return a number above or equal to 0 as whole hundredths, or -1 if it is no such number below CENTS_MAX."""
     if not value < CENTS_MAX / 100:
         return np.int64(-1)

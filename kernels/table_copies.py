@@ -18,7 +18,7 @@ COPY = "uint64[::1], int64[:,::1], uint8[::1], uint64[::1], int64[:,::1], int64[
 
 
 @part
-def copy_bucket(table, rows, taken, out_ids, out_rows, at, bucket):  # type: ignore[no-untyped-def]
+def copy_bucket(table, rows, taken, out_ids, out_rows, at, bucket):
     """Copy an entry if it is not copied yet; False if the arrays are full."""
     if table[bucket] == 0 or taken[bucket] != 0:
         return True
@@ -33,7 +33,7 @@ def copy_bucket(table, rows, taken, out_ids, out_rows, at, bucket):  # type: ign
 
 
 @njit(f"int64({COPY}, int64)", **NO_RUNTIME)
-def copy_next(table, rows, taken, out_ids, out_rows, at, buckets_max):  # type: ignore[no-untyped-def]
+def copy_next(table, rows, taken, out_ids, out_rows, at, buckets_max):
     """Copy the entries of the next buckets.
 
     Args:
@@ -56,7 +56,7 @@ def copy_next(table, rows, taken, out_ids, out_rows, at, buckets_max):  # type: 
 
 
 @njit(f"int64({COPY}, uint64[::1], int64)", **NO_RUNTIME)
-def copy_ids(table, rows, taken, out_ids, out_rows, at, ids, start):  # type: ignore[no-untyped-def]
+def copy_ids(table, rows, taken, out_ids, out_rows, at, ids, start):
     """Copy the entries of these ids, from `ids[start]` on, before a batch changes them; return how many are dealt with.
 
     An id that has none may get the first empty bucket on its way, or the next one if another id of the batch gets that:
@@ -76,7 +76,7 @@ def copy_ids(table, rows, taken, out_ids, out_rows, at, ids, start):  # type: ig
 
 
 @njit("int64(uint64[::1], int64[:,::1], uint64[::1], int64[:,::1])", **NO_RUNTIME)
-def put_back(table, rows, ids, id_rows):  # type: ignore[no-untyped-def]
+def put_back(table, rows, ids, id_rows):
     """Put copied entries into an empty table; return how many, -1 if there is too little room or an id is 0."""
     mask = table.size - 1
     if 2 * ids.size > table.size:

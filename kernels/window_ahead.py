@@ -9,7 +9,7 @@ from kernels.window_state import BEGIN, C_COLUMN, C_COUNTS, C_KIND, C_META, CAPA
 
 
 @hot
-def look_ahead(table, slot_key, meta, pool, count_key, count_n, windows, columns, caches, kinds, keys, values, now):  # type: ignore[no-untyped-def]
+def look_ahead(table, slot_key, meta, pool, count_key, count_n, windows, columns, caches, kinds, keys, values, now):
     """Fetch what later events will touch, in four steps of which each needs what the one before it fetched."""
     if now + 12 < kinds.size:
         prefetch(table, np.int64(mix(keys[now + 12], np.uint64(0)) & np.uint64(table.size - 1)))
@@ -45,7 +45,7 @@ def look_ahead(table, slot_key, meta, pool, count_key, count_n, windows, columns
 
 
 @hot
-def look_for(count_key, count_n, name):  # type: ignore[no-untyped-def]
+def look_for(count_key, count_n, name):
     """Fetch where the count of a value is."""
     at = np.int64(name & np.uint64(count_key.size - 1))
     prefetch(count_key, at)

@@ -45,14 +45,14 @@ COPY = f"{STATE}, {PLAN}, uint8[::1], uint64[::1], uint64[::1], uint64[::1], int
 
 
 @part
-def mark_of(mark, word):  # type: ignore[no-untyped-def]
+def mark_of(mark, word):
     """Return a hash of what was hashed and one more word (steps of splitmix64's finaliser)."""
     mark = (mark ^ U(word)) * U(0xBF58476D1CE4E5B9)
     return mark ^ (mark >> U(32))
 
 
 @part
-def copy_slot(slot_key, meta, pool, windows, caches, taken, known, marks, out_keys, out_meta, out_rows, at, slot):  # type: ignore[no-untyped-def]
+def copy_slot(slot_key, meta, pool, windows, caches, taken, known, marks, out_keys, out_meta, out_rows, at, slot):
     """Copy a key if it is not copied yet and not as it was known; False if the arrays are full."""
     if taken[slot] != 0 or meta[slot, CAPACITY] < 0:
         return True
@@ -82,7 +82,7 @@ def copy_slot(slot_key, meta, pool, windows, caches, taken, known, marks, out_ke
 
 
 @njit(f"int64({COPY}, int64)", **NO_RUNTIME)
-def copy_next(state_arrays, plan_arrays, taken, known, marks, out_keys, out_meta, out_rows, at, rows_max):  # type: ignore[no-untyped-def]
+def copy_next(state_arrays, plan_arrays, taken, known, marks, out_keys, out_meta, out_rows, at, rows_max):
     """Copy the next keys.
 
     Args:
@@ -114,7 +114,7 @@ def copy_next(state_arrays, plan_arrays, taken, known, marks, out_keys, out_meta
 
 
 @njit(f"int64({COPY}, uint64[::1], int64)", **NO_RUNTIME)
-def copy_keys(state_arrays, plan_arrays, taken, known, marks, out_keys, out_meta, out_rows, at, keys, start):  # type: ignore[no-untyped-def]
+def copy_keys(state_arrays, plan_arrays, taken, known, marks, out_keys, out_meta, out_rows, at, keys, start):
     """Copy these keys, from `keys[start]` on, before a batch changes them; return how many are dealt with.
 
     Fewer than there are means that the next one needs other arrays.
@@ -131,7 +131,7 @@ def copy_keys(state_arrays, plan_arrays, taken, known, marks, out_keys, out_meta
 
 
 @njit(f"int64({STATE}, int64[::1], uint64[::1], int64)", **NO_RUNTIME)
-def needed(state_arrays, at, keys, number):  # type: ignore[no-untyped-def]
+def needed(state_arrays, at, keys, number):
     """Return how many events the key has that did not fit: `keys[number]`, or that of the next slot if -1."""
     table, slot_key, meta, _, _, _, _, _ = state_arrays
     slot = at[NEXT] if number < 0 else find_slot(table, slot_key, keys[number])
@@ -139,7 +139,7 @@ def needed(state_arrays, at, keys, number):  # type: ignore[no-untyped-def]
 
 
 @njit(f"int64({STATE}, {PLAN}, uint64[::1], int64[:,::1], int64[:,::1])", **NO_RUNTIME)
-def put_back(state_arrays, plan_arrays, keys, meta_rows, rows):  # type: ignore[no-untyped-def]
+def put_back(state_arrays, plan_arrays, keys, meta_rows, rows):
     """Put copied keys into a group that has room for them; keys that it has already stay as they are.
 
     Args:
@@ -182,7 +182,7 @@ def put_back(state_arrays, plan_arrays, keys, meta_rows, rows):  # type: ignore[
 
 
 @part
-def count_again(meta, pool, count_key, count_n, ctl, columns, caches, slot):  # type: ignore[no-untyped-def]
+def count_again(meta, pool, count_key, count_n, ctl, columns, caches, slot):
     """Count the values of a key's cached stretches, of which `meta` knows the sums already; False without room."""
     for cache in range(caches.shape[0]):
         if caches[cache, C_KIND] != C_COUNTS:

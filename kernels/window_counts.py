@@ -29,7 +29,7 @@ GRID = 4294967296.0  # sums of n * log2(n) are kept as integers of 2**-32, so th
 
 
 @part
-def surprise(count):  # type: ignore[no-untyped-def]
+def surprise(count):
     """Return count * log2(count) as an integer of 2**-32."""
     if count < 2:
         return Int(0)
@@ -37,7 +37,7 @@ def surprise(count):  # type: ignore[no-untyped-def]
 
 
 @hot
-def bucket_of(count_key, count_n, name):  # type: ignore[no-untyped-def]
+def bucket_of(count_key, count_n, name):
     """Return where a name stands in the table, or the empty bucket where it would."""
     mask = count_key.size - 1
     at = Int(name & U(mask))
@@ -47,19 +47,19 @@ def bucket_of(count_key, count_n, name):  # type: ignore[no-untyped-def]
 
 
 @hot
-def name_of(slot, cache, value):  # type: ignore[no-untyped-def]
+def name_of(slot, cache, value):
     """Return the table's name for a value in the window of a key: equal names are taken as equal values."""
     return mix(U(value), U(slot * CACHES_MAX + cache + 1))
 
 
 @part
-def count_of(count_key, count_n, slot, cache, value):  # type: ignore[no-untyped-def]
+def count_of(count_key, count_n, slot, cache, value):
     """Return how often a value stands in the cached stretch."""
     return count_n[bucket_of(count_key, count_n, name_of(slot, cache, value))]
 
 
 @hot
-def add_value(meta, count_key, count_n, ctl, caches, slot, cache, value, by):  # type: ignore[no-untyped-def]
+def add_value(meta, count_key, count_n, ctl, caches, slot, cache, value, by):
     """Count a value once more (by = 1) or once less (by = -1)."""
     name = name_of(slot, cache, value)
     at = bucket_of(count_key, count_n, name)
@@ -79,7 +79,7 @@ def add_value(meta, count_key, count_n, ctl, caches, slot, cache, value, by):  #
 
 
 @hot
-def _close_hole(count_key, count_n, hole):  # type: ignore[no-untyped-def]
+def _close_hole(count_key, count_n, hole):
     """Move later entries of the run back over an emptied bucket (Knuth 6.4 algorithm R)."""
     mask = count_key.size - 1
     at = (hole + 1) & mask
@@ -94,13 +94,13 @@ def _close_hole(count_key, count_n, hole):  # type: ignore[no-untyped-def]
 
 
 @part
-def counts_full(count_key, ctl, rows):  # type: ignore[no-untyped-def]
+def counts_full(count_key, ctl, rows):
     """Whether `rows` more values could leave the table too full."""
     return (ctl[COUNTS_USED] + rows) * 3 > count_key.size * 2
 
 
 @hot
-def move_counts(meta, pool, count_key, count_n, ctl, columns, caches, slot, cache, low, high):  # type: ignore[no-untyped-def]
+def move_counts(meta, pool, count_key, count_n, ctl, columns, caches, slot, cache, low, high):
     """Make the cached stretch [low, high); False, to be called again, if the table must grow first."""
     first = caches[cache, C_META]
     column = columns[caches[cache, C_COLUMN], 1]

@@ -31,7 +31,7 @@ MILLION = 1_000_000
 def emit(
     meta, pool, count_key, count_n, columns, caches, program, params, shape,
     slot, time_ms, before, stretch, values, out, scratch, now,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """Write all features of one query.
 
     Args:
@@ -101,7 +101,7 @@ def emit(
 
 
 @hot
-def number_of(pool, at, weighted, low, high):  # type: ignore[no-untyped-def]
+def number_of(pool, at, weighted, low, high):
     """Return how many rows of a stretch hold a value."""
     if not weighted or high <= low:
         return max(high - low, 0)
@@ -109,7 +109,7 @@ def number_of(pool, at, weighted, low, high):  # type: ignore[no-untyped-def]
 
 
 @hot
-def from_totals(pool, operation, at, weighted, scale, low, high):  # type: ignore[no-untyped-def]
+def from_totals(pool, operation, at, weighted, scale, low, high):
     """Return count, sum, mean or standard deviation: differences of running totals."""
     number = number_of(pool, at, weighted, low, high)
     if operation == COUNT_OF:
@@ -125,7 +125,7 @@ def from_totals(pool, operation, at, weighted, scale, low, high):  # type: ignor
 
 
 @hot
-def deviation(pool, at, weighted, low, high, number, total):  # type: ignore[no-untyped-def]
+def deviation(pool, at, weighted, low, high, number, total):
     """Return the population standard deviation, on the column's grid, of a stretch that holds `number` values."""
     squares = at + 4 if weighted else at + 2
     last, value = high - 1, pool[high - 1, at]
@@ -135,7 +135,7 @@ def deviation(pool, at, weighted, low, high, number, total):  # type: ignore[no-
 
 
 @part
-def zscore(pool, at, weighted, scale, low, high, value, weight):  # type: ignore[no-untyped-def]
+def zscore(pool, at, weighted, scale, low, high, value, weight):
     """Return how many standard deviations a value is away from the mean of the events before it."""
     number = number_of(pool, at, weighted, low, high)
     if number < 2 or weight == 0:
@@ -146,7 +146,7 @@ def zscore(pool, at, weighted, scale, low, high, value, weight):  # type: ignore
 
 
 @part
-def total_known(pool, operation, at, scale, low, high, time_ms):  # type: ignore[no-untyped-def]
+def total_known(pool, operation, at, scale, low, high, time_ms):
     """Return count, sum or mean of the facts in a stretch that were known by a time."""
     rows, number, total = 0, 0, 0
     for row in range(low, high):
@@ -165,7 +165,7 @@ def total_known(pool, operation, at, scale, low, high, time_ms):  # type: ignore
 
 
 @hot
-def extreme(meta, pool, slot, first, begin, at, weighted, sign, low, high):  # type: ignore[no-untyped-def]
+def extreme(meta, pool, slot, first, begin, at, weighted, sign, low, high):
     """Return the largest (sign 1) or smallest (-1) value of a stretch of positions; NaN if it has none.
 
     What is new is compared with the one found last time; if that one has left, the stretch is looked through afresh.
@@ -186,7 +186,7 @@ def extreme(meta, pool, slot, first, begin, at, weighted, sign, low, high):  # t
 @hot
 def from_counts(
     meta, pool, count_key, count_n, caches, operation, slot, cache, at, wanted, low, high, value, own, scratch
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """Return what depends on how often each value stands in a stretch, whose counts are cached."""
     first, number = caches[cache, C_META], high - low
     if operation == DISTINCT_OF:
@@ -201,7 +201,7 @@ def from_counts(
 
 
 @part
-def top_share(pool, count_key, count_n, slot, cache, at, wanted, low, high, scratch):  # type: ignore[no-untyped-def]
+def top_share(pool, count_key, count_n, slot, cache, at, wanted, low, high, scratch):
     """Return which part of a stretch its `wanted` most frequent values make up."""
     for rank in range(2 * wanted):  # value and count of each rank, in turns
         scratch[rank] = 0
@@ -225,7 +225,7 @@ def top_share(pool, count_key, count_n, slot, cache, at, wanted, low, high, scra
 
 
 @part
-def last_value(pool, at, weighted, low, high):  # type: ignore[no-untyped-def]
+def last_value(pool, at, weighted, low, high):
     """Return the newest value of a stretch, NaN if it has none."""
     for row in range(high - 1, low - 1, -1):
         if not weighted or pool[row, at + 2] != 0:
@@ -234,7 +234,7 @@ def last_value(pool, at, weighted, low, high):  # type: ignore[no-untyped-def]
 
 
 @part
-def weighted_mean(pool, at, weighted, low, high, half_life_ms):  # type: ignore[no-untyped-def]
+def weighted_mean(pool, at, weighted, low, high, half_life_ms):
     """Return the mean with weights that halve with every `half_life_ms` of age, summed in (time, arrival) order.
 
     Age counts from the newest value, which changes no mean: from the event's own time, all weights could vanish.
@@ -251,7 +251,7 @@ def weighted_mean(pool, at, weighted, low, high, half_life_ms):  # type: ignore[
 
 
 @part
-def quantile(pool, at, weighted, low, high, millionths, scratch):  # type: ignore[no-untyped-def]
+def quantile(pool, at, weighted, low, high, millionths, scratch):
     """Return a quantile, linear between neighbours (Hyndman and Fan 1996, type 7)."""
     number = 0
     for row in range(low, high):
@@ -270,7 +270,7 @@ def quantile(pool, at, weighted, low, high, millionths, scratch):  # type: ignor
 
 
 @part
-def heap_sort(values, number):  # type: ignore[no-untyped-def]
+def heap_sort(values, number):
     """Sort the first `number` values in place (Williams 1964): no worst case, no memory."""
     start, end = number // 2, number
     while end > 1:

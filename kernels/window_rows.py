@@ -28,7 +28,7 @@ from kernels.window_state import (
 
 
 @part
-def drop_front(meta, pool, count_key, count_n, ctl, columns, caches, slot, new_first):  # type: ignore[no-untyped-def]
+def drop_front(meta, pool, count_key, count_n, ctl, columns, caches, slot, new_first):
     """Forget the oldest rows of a key, and take them out of what is cached."""
     for cache in range(caches.shape[0]):
         at = caches[cache, C_META]
@@ -52,7 +52,7 @@ def drop_front(meta, pool, count_key, count_n, ctl, columns, caches, slot, new_f
 
 
 @part
-def drop_expired(meta, pool, count_key, count_n, ctl, columns, caches, slot, floor_ms):  # type: ignore[no-untyped-def]
+def drop_expired(meta, pool, count_key, count_n, ctl, columns, caches, slot, floor_ms):
     """Forget the rows of a key at or before a time."""
     first = meta[slot, FIRST]
     while first < meta[slot, END] and pool[meta[slot, BEGIN] + first, 0] <= floor_ms:
@@ -62,7 +62,7 @@ def drop_expired(meta, pool, count_key, count_n, ctl, columns, caches, slot, flo
 
 
 @hot
-def write_row(pool, columns, shape, row, is_first, time_ms, known_ms, values, now):  # type: ignore[no-untyped-def]
+def write_row(pool, columns, shape, row, is_first, time_ms, known_ms, values, now):
     """Write one event into a row, its running totals taken from the row before it."""
     pool[row, 0] = time_ms
     if shape[HAS_KNOWN] != 0:
@@ -88,7 +88,7 @@ def write_row(pool, columns, shape, row, is_first, time_ms, known_ms, values, no
 
 
 @part
-def insert_between(meta, pool, windows, caches, slot, at):  # type: ignore[no-untyped-def]
+def insert_between(meta, pool, windows, caches, slot, at):
     """Move the rows from `at` on up by one, and every remembered position with them."""
     begin, width = meta[slot, BEGIN], pool.shape[1]
     for position in range(meta[slot, END], at, -1):
@@ -110,7 +110,7 @@ def insert_between(meta, pool, windows, caches, slot, at):  # type: ignore[no-un
 
 
 @hot
-def insert(meta, pool, count_key, count_n, ctl, windows, columns, caches, shape, slot, times, values, now):  # type: ignore[no-untyped-def]
+def insert(meta, pool, count_key, count_n, ctl, windows, columns, caches, shape, slot, times, values, now):
     """Put an event where it belongs in its key's segment, which has room; return its position."""
     time_ms, known_ms = times[now, 0], times[now, 1]
     begin, end = meta[slot, BEGIN], meta[slot, END]
@@ -143,7 +143,7 @@ def insert(meta, pool, count_key, count_n, ctl, windows, columns, caches, shape,
 
 
 @part
-def _copy_totals(pool, columns, row):  # type: ignore[no-untyped-def]
+def _copy_totals(pool, columns, row):
     for column in range(columns.shape[0]):
         if columns[column, 4] == 0:
             at = columns[column, 1]
@@ -157,7 +157,7 @@ def _copy_totals(pool, columns, row):  # type: ignore[no-untyped-def]
 
 
 @part
-def _add_to_totals(pool, columns, row, added):  # type: ignore[no-untyped-def]
+def _add_to_totals(pool, columns, row, added):
     for column in range(columns.shape[0]):
         if columns[column, 4] == 0:
             at = columns[column, 1]

@@ -116,7 +116,7 @@ def _empty_ctl() -> Int64s:
 
 
 @hot
-def mix(a, b):  # type: ignore[no-untyped-def]
+def mix(a, b):
     """Return a 64-bit hash of two (finaliser of splitmix64, Steele, Lea, Flood 2014)."""
     x = (a ^ (b * U(0x9E3779B97F4A7C15))) + U(0x9E3779B97F4A7C15)
     x = (x ^ (x >> U(30))) * U(0xBF58476D1CE4E5B9)
@@ -125,7 +125,7 @@ def mix(a, b):  # type: ignore[no-untyped-def]
 
 
 @hot
-def find_slot(table, slot_key, key):  # type: ignore[no-untyped-def]
+def find_slot(table, slot_key, key):
     """Return the slot of a key, -1 if it has none."""
     mask = table.size - 1
     at = Int(mix(key, U(0)) & U(mask))
@@ -137,7 +137,7 @@ def find_slot(table, slot_key, key):  # type: ignore[no-untyped-def]
 
 
 @part
-def add_slot(table, slot_key, meta, ctl, key):  # type: ignore[no-untyped-def]
+def add_slot(table, slot_key, meta, ctl, key):
     """Give a key, known to have none, a slot without a segment; the caller made sure that there is room."""
     slot = ctl[FREE_SLOT]
     if slot >= 0:
@@ -158,7 +158,7 @@ def add_slot(table, slot_key, meta, ctl, key):  # type: ignore[no-untyped-def]
 
 
 @part
-def remove_slot(table, slot_key, meta, pool, free, ctl, slot):  # type: ignore[no-untyped-def]
+def remove_slot(table, slot_key, meta, pool, free, ctl, slot):
     """Take an empty key out of the table (backward shift, Knuth 6.4 algorithm R) and give its segment back."""
     if meta[slot, CAPACITY] > 0:
         free_segment(pool, free, meta[slot, BEGIN], meta[slot, CAPACITY])
@@ -182,7 +182,7 @@ def remove_slot(table, slot_key, meta, pool, free, ctl, slot):  # type: ignore[n
 
 
 @part
-def size_class(capacity):  # type: ignore[no-untyped-def]
+def size_class(capacity):
     """Return the class of a power-of-two capacity."""
     found = 0
     while (SMALLEST << found) < capacity:
@@ -191,7 +191,7 @@ def size_class(capacity):  # type: ignore[no-untyped-def]
 
 
 @part
-def free_segment(pool, free, begin, capacity):  # type: ignore[no-untyped-def]
+def free_segment(pool, free, begin, capacity):
     """Put a segment on the list of free ones of its size."""
     found = size_class(capacity)
     pool[begin, 0] = free[found]
@@ -199,7 +199,7 @@ def free_segment(pool, free, begin, capacity):  # type: ignore[no-untyped-def]
 
 
 @part
-def take_segment(pool, free, ctl, capacity):  # type: ignore[no-untyped-def]
+def take_segment(pool, free, ctl, capacity):
     """Return the first row of a segment, -1 if the pool must grow first."""
     found = size_class(capacity)
     begin = free[found]
@@ -214,7 +214,7 @@ def take_segment(pool, free, ctl, capacity):  # type: ignore[no-untyped-def]
 
 
 @part
-def move_positions(meta, windows, caches, slot, by):  # type: ignore[no-untyped-def]
+def move_positions(meta, windows, caches, slot, by):
     """Shift every remembered position of a key down by `by` rows."""
     for window in range(windows.shape[0]):
         meta[slot, HINTS + window] = max(meta[slot, HINTS + window] - by, 0)
@@ -230,7 +230,7 @@ def move_positions(meta, windows, caches, slot, by):  # type: ignore[no-untyped-
 
 
 @part
-def make_room(meta, pool, free, ctl, windows, caches, slot):  # type: ignore[no-untyped-def]
+def make_room(meta, pool, free, ctl, windows, caches, slot):
     """Make sure that a key's segment takes one more row; False, with nothing changed, if the pool must grow."""
     begin, capacity, first, end = meta[slot, BEGIN], meta[slot, CAPACITY], meta[slot, FIRST], meta[slot, END]
     if end < capacity:

@@ -40,7 +40,7 @@ DONE, GROW_SLOTS, GROW_POOL, GROW_COUNTS = 0, 1, 2, 3
 
 
 @hot
-def seek(pool, begin, first, end, guess, bound_ms):  # type: ignore[no-untyped-def]
+def seek(pool, begin, first, end, guess, bound_ms):
     """Return the first position in [first, end] whose time is above the bound, looking around `guess` first."""
     low, high = first, end
     at = min(max(guess, first), end)
@@ -71,7 +71,7 @@ def seek(pool, begin, first, end, guess, bound_ms):  # type: ignore[no-untyped-d
     "float64[:,::1], int64[:,::1], int64[::1])",
     **NO_RUNTIME,
 )
-def update(state_arrays, plan_arrays, kinds, keys, times, values, out, stretch, scratch):  # type: ignore[no-untyped-def]
+def update(state_arrays, plan_arrays, kinds, keys, times, values, out, stretch, scratch):
     """Apply a batch of operations in log order, from `ctl[CURSOR]` on.
 
     Args:
@@ -139,7 +139,7 @@ def update(state_arrays, plan_arrays, kinds, keys, times, values, out, stretch, 
 @hot
 def find_bounds(
     meta, pool, count_key, count_n, ctl, windows, columns, caches, slot, time_ms, floor_ms, position, stretch
-):  # type: ignore[no-untyped-def]
+):
     """Find each window's stretch of rows and move what is cached there; False if the counts must grow first."""
     if slot < 0:
         return True
@@ -166,7 +166,7 @@ def find_bounds(
 
 
 @njit(f"int64({STATE}, {PLAN}, int64, int64)", **NO_RUNTIME)
-def sweep(state_arrays, plan_arrays, floor_ms, slots):  # type: ignore[no-untyped-def]
+def sweep(state_arrays, plan_arrays, floor_ms, slots):
     """Look at the next `slots` keys in turn and free those of which no window can see an event any more.
 
     Args:
@@ -200,7 +200,7 @@ def sweep(state_arrays, plan_arrays, floor_ms, slots):  # type: ignore[no-untype
     f"int64({STATE}, {PLAN}, uint64, int64, int64, int64[:,::1], float64[:,::1], int64[:,::1], int64[::1])",
     **NO_RUNTIME,
 )
-def look(state_arrays, plan_arrays, key, time_ms, floor_ms, values, out, stretch, scratch):  # type: ignore[no-untyped-def]
+def look(state_arrays, plan_arrays, key, time_ms, floor_ms, values, out, stretch, scratch):
     """Write the features a key would have at a time without an event of its own; return its number of rows, -1 if none.
 
     Moves only hints and caches, never what is stored.
@@ -223,7 +223,7 @@ def look(state_arrays, plan_arrays, key, time_ms, floor_ms, values, out, stretch
 
 
 @njit("void(int64[::1], uint64[::1], int64[::1])", **NO_RUNTIME)
-def rehash(table, slot_key, larger):  # type: ignore[no-untyped-def]
+def rehash(table, slot_key, larger):
     """Copy a hash table of keys into a larger, empty one."""
     mask = larger.size - 1
     for entry in table:
@@ -235,7 +235,7 @@ def rehash(table, slot_key, larger):  # type: ignore[no-untyped-def]
 
 
 @njit("void(uint64[::1], int64[::1], uint64[::1], int64[::1])", **NO_RUNTIME)
-def recount(count_key, count_n, larger_key, larger_n):  # type: ignore[no-untyped-def]
+def recount(count_key, count_n, larger_key, larger_n):
     """Copy a hash table of counts into a larger, empty one."""
     mask = larger_n.size - 1
     for entry in range(count_n.size):

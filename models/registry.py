@@ -327,11 +327,11 @@ class Registry:
             return connection.execute(query).scalar()
 
 
-def _one(table: sa.Table, task: str, id: str) -> sa.Select:  # type: ignore[type-arg]
+def _one(table: sa.Table, task: str, id: str) -> sa.Select:
     return sa.select(table).where(table.c.task == task, table.c.id == id)
 
 
-def _serving(row: sa.Row) -> Serving:  # type: ignore[type-arg]
+def _serving(row: sa.Row) -> Serving:
     return Serving(row.bundle, row.snapshot, row.generation, row.at_ms)
 
 

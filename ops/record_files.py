@@ -112,7 +112,7 @@ def keys_of(values: pa.LargeBinaryArray, field: str) -> pa.LargeStringArray:
     found: list[str | None] = []
     for value in values.to_pylist():
         try:
-            found.append(_text(bytes(decode(value).key)))  # type: ignore[attr-defined]
+            found.append(_text(bytes(decode(value).key)))  # type: ignore[attr-defined]  # defstruct made it
         except (msgspec.DecodeError, UnicodeDecodeError):
             found.append(None)
     return pa.array(found, pa.large_string())

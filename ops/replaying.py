@@ -270,7 +270,7 @@ class _Writer:
 
     def write(self, featured: Featured) -> None:
         if self._sink is not None and len(featured):
-            self._sink.write(featured)  # type: ignore[arg-type]  # made into rows by the thread
+            self._sink.write(featured)  # made into rows by the thread
 
     def close(self) -> None:
         if self._sink is not None:

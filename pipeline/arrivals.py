@@ -65,7 +65,7 @@ class StageFloor:
             raise ValueError(f"the snapshot is of {arrays['source_ms'].size} partitions, not {self._source_ms.size}")
         self._source_ms, self._idle, self._floor_ms = (
             np.array(arrays[name]) for name in ("source_ms", "idle", "floor_ms")
-        )  # type: ignore[assignment]
+        )
 
 
 def columns_of(stage: Stage, each: Input) -> pa.Schema:

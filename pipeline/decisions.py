@@ -98,7 +98,7 @@ class Decider:
         values = FeatureValues(featured.columns, self._plan, featured.matrix)
         for number in range(len(self.task.rules) - 1, -1, -1):
             expression = self.task.rules[number].when
-            holds = expression.evaluate(values, code_of_text, len(featured))  # type: ignore[arg-type]
+            holds = expression.evaluate(values, code_of_text, len(featured))  # type: ignore[arg-type]  # is asked by name only
             first[np.nan_to_num(holds) != 0] = number
         return first
 

@@ -358,7 +358,7 @@ class Engine:
 
 def _append_ms(arrival: Arrival | None, main: Judged) -> Int64s | None:
     if isinstance(arrival, Carried):
-        return arrival.rows.column(APPEND_MS).to_numpy()  # type: ignore[no-any-return]
+        return arrival.rows.column(APPEND_MS).to_numpy()
     if arrival is None or arrival.append_ms is None:
         return None
     return arrival.append_ms[np.searchsorted(arrival.offsets, main.offsets)]

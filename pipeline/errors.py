@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Iterable
+from types import FrameType
 
 
 class PeltonError(ValueError):
@@ -21,9 +22,9 @@ class DeclarationError(PeltonError):
 
 def caller_place() -> str:
     """Return file:line of the nearest caller outside this package, "" if there is none."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == "pipeline":
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
 
 

@@ -10,6 +10,7 @@ import ast
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,7 +149,9 @@ def _evaluate(node: ast.expr, columns: Mapping[str, Float64s], code_of: Callable
     if isinstance(node, ast.Name):
         return columns[node.id]
     if isinstance(node, ast.Constant):
-        return np.float64(code_of(node.value) if isinstance(node.value, str) else node.value)  # type: ignore[return-value, arg-type]
+        number: Any = code_of(node.value) if isinstance(node.value, str) else node.value
+        constant: Any = np.float64(number)  # stands for all rows
+        return constant
     if isinstance(node, ast.BinOp):
         return _ARITHMETIC[type(node.op)](value(node.left), value(node.right))
     if isinstance(node, ast.UnaryOp):

@@ -43,7 +43,7 @@ class FeatureValues:
                     expression = self._plan.expressions[node.text]
                     if any(each in names and each not in done and each != name for each in expression.names):
                         continue
-                    result = expression.evaluate(self, code_of_text, len(self.columns))  # type: ignore[arg-type]
+                    result = expression.evaluate(self, code_of_text, len(self.columns))  # type: ignore[arg-type]  # asked by name
                     self._matrix[:, self._plan.names.index(name)] = result
                 elif isinstance(node, Column):
                     self._matrix[:, self._plan.names.index(name)] = self.columns.number(node.name)
@@ -61,7 +61,7 @@ def input_matrix(group: GroupPlan, inputs_wanted: int, rows: int, values: Featur
             if each.expression is None:
                 numbers = values[each.name]
             else:
-                numbers = each.expression.evaluate(values, code_of_text, rows)  # type: ignore[arg-type]
+                numbers = each.expression.evaluate(values, code_of_text, rows)  # type: ignore[arg-type]  # asked by name
             units, weights = to_units(numbers, each.decimals)
             inputs[:, place] = units
             if each.weighted:

@@ -50,7 +50,7 @@ class Oracle:
         self._column_of = {name: column for column, name in enumerate(self.plan.names)}
         self._indexes: dict[tuple[str, str], tuple[Int64s, Int64s]] = {}
         self._highest: dict[tuple[str, str, int], Int64s] = {}
-        self._arrays: dict[int, NDArray] = {}  # type: ignore[type-arg]
+        self._arrays: dict[int, NDArray] = {}
         self._done: dict[tuple[int, int], float] = {}
         self._sizes: dict[tuple[int, int], float] = {}
         self.rows_seen = 0  # in all windows so far: what it costs
@@ -174,7 +174,7 @@ class Oracle:
         if node.operation == "count":
             return float(len(by_definition.there(units)))
         simple = {"sum": "total", "rate": "mean", "last": "newest"}.get(node.operation, node.operation)
-        return getattr(by_definition, simple)(units, scale)  # type: ignore[no-any-return]
+        return getattr(by_definition, simple)(units, scale)
 
     def _of_values(self, node: WindowFeature, row: int, source: Applied, seen: Seen) -> float | None:
         assert node.input is not None
@@ -234,7 +234,7 @@ class Oracle:
             return np.zeros(0, np.int64)
         return order[np.searchsorted(ordered, value, side="left") : np.searchsorted(ordered, value, side="right")]
 
-    def _array(self, values: object) -> NDArray:  # type: ignore[type-arg]
+    def _array(self, values: object) -> NDArray:
         """Return a column of the history as an array; it shares its memory."""
         if id(values) not in self._arrays:
             self._arrays[id(values)] = np.asarray(values)

@@ -114,7 +114,7 @@ class Reader:
         numbers, compared = self.fields.get(each.stream.name, (set(), set()))
         label = each.label or (self._own_label if each is self._stage.main else "")
 
-        def column(name: str) -> list:  # type: ignore[type-arg]
+        def column(name: str) -> list:
             return rows.column(name).to_pylist()
 
         return InputRows(
@@ -165,7 +165,7 @@ class Reader:
     def _as_number(self, value: object) -> float:
         if isinstance(value, str):
             return self._texts.categories[self._texts.number(value)]
-        return float("nan") if value is None else float(value)  # type: ignore[arg-type]
+        return float("nan") if value is None else float(value)  # type: ignore[arg-type]  # decoded: a number
 
 
 def key_hashes(column: pa.Array) -> list[int]:
@@ -216,7 +216,7 @@ def _nodes(plan: StreamPlan, stage: Stage) -> list[object]:
     return [node for name, node in zip(plan.names, plan.nodes, strict=True) if name in here]
 
 
-def _spread(values: list, at: list[int], count: int, missing: object) -> list:  # type: ignore[type-arg]
+def _spread(values: list, at: list[int], count: int, missing: object) -> list:
     """Put values of events where these stand among all rows."""
     if len(at) == count:
         return values

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pipeline.errors import PeltonError
 
 if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
+    from fsspec import AbstractFileSystem
 
 Array = NDArray[np.generic]
 Arrays = dict[str, Array]
@@ -311,8 +311,8 @@ def open_place(place: Path | str) -> tuple[AbstractFileSystem, str]:
         StateStoreError: the URL cannot be understood, or its file system needs a package that is not installed.
     """
     import fsspec  # late: 0.1 s that no other command needs
-    from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
-    from fsspec.registry import known_implementations  # type: ignore[import-untyped]
+    from fsspec.implementations.local import LocalFileSystem
+    from fsspec.registry import known_implementations
 
     if isinstance(place, Path) or "://" not in place:
         return LocalFileSystem(), Path(place).absolute().as_posix()

@@ -49,7 +49,7 @@ def shared_out(partitions: int, members: Mapping[str, Held]) -> dict[str, list[i
     return shares
 
 
-class TogetherAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # aiokafka has no types
+class TogetherAssignor(AbstractPartitionAssignor):
     """Gives the same partition number of all topics to the same member.
 
     A topic that a member did not subscribe to is not read in its numbers: a worker of an older version of an app never

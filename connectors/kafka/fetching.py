@@ -45,7 +45,7 @@ class Fetched:
         return max(self.until_s - time.monotonic(), 0.0)
 
 
-class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka has no types
+class ColumnFetcher(Fetcher):
     """Fetches as aiokafka does; decodes by columns, and gives whole answers.
 
     Attributes:
@@ -165,7 +165,7 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka has no types
             self._notify(waiter)
 
 
-class ColumnConsumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]
+class ColumnConsumer(aiokafka.AIOKafkaConsumer):
     """aiokafka's consumer around a `ColumnFetcher`."""
 
     _fetcher: ColumnFetcher | None

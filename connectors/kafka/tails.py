@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
+from functools import partial
 
 from connectors.kafka.connection import Connection
 from connectors.kafka.reader import Place, Reader, is_out_of_range
@@ -56,7 +57,7 @@ class Tails:
                 line = self._free.pop() if self._free else self._new_line()
                 tail = self._connection.start(self._poll(place, offset, min(left_s, POLL_S), line))
                 self._running[place, offset] = tail
-                tail.add_done_callback(lambda _, key=(place, offset), line=line: self._ended(key, line))  # type: ignore[misc]
+                tail.add_done_callback(partial(self._ended, (place, offset), line))
             started.append(tail)
         return started
 
@@ -64,7 +65,7 @@ class Tails:
         self._lines += 1
         return self._lines
 
-    def _ended(self, key: tuple[Place, int], line: int) -> None:
+    def _ended(self, key: tuple[Place, int], line: int, _tail: object) -> None:
         with self._shelves.changed:
             self._running.pop(key, None)
             self._free.append(line)

@@ -117,7 +117,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self._open.clear()
         await super().on_partitions_assigned(assigned, generation_id)
 
-    async def _fetch_records(  # type: ignore[override]  # whole batches instead of lists
+    async def _fetch_records(  # whole batches instead of lists
         self, consumer: Any, active_partitions: Any, timeout: float | None = None, max_records: int | None = None
     ) -> dict[TopicPartition, Batch]:
         """Return batches of Faust's own topics, and let the app take the others meanwhile."""
@@ -303,10 +303,10 @@ class Consumer(driver.Consumer):
             super().on_buffer_drop(tp)
             self.open_partitions([tp])
 
-    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:  # type: ignore[override]
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """Yield one message per partition that has something; empty after the timeout."""
         if not self.flow_active:
-            await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # as in Faust
+            await self.wait(self.can_resume_flow)  # as in Faust
         if self.should_stop:
             return
         generation = self.app.consumer_generation_id
@@ -314,7 +314,7 @@ class Consumer(driver.Consumer):
         for tp, batch in batches.items():
             if not self.flow_active or generation != self.app.consumer_generation_id:
                 return  # a rebalance: who gets the partitions reads them again, from the group's offsets
-            yield TP(*tp), self._to_message(TP(*tp), batch)  # type: ignore[arg-type]
+            yield TP(*tp), self._to_message(TP(*tp), batch)
 
     def _to_message(self, tp: TP, record: Batch) -> ConsumerMessage:
         times_ms = record.messages.times_ms
@@ -326,7 +326,7 @@ class Consumer(driver.Consumer):
             0,
             headers=None,
             key=None,
-            value=record,  # type: ignore[arg-type]  # Faust passes it on as it is
+            value=record,  # Faust passes it on as it is
             checksum=None,
             generation_id=self.app.consumer_generation_id,
             tp=tp,

@@ -1,14 +1,14 @@
 """`pelton evaluate`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
 from ops.commands.options import App, Data, DataFolder, TaskOption
 
 
-def _time(name: str, what: str):  # type: ignore[no-untyped-def]
+def _time(name: str, what: str) -> Any:
     return Option(name, metavar="TIME", help=what, show_default=False)
 
 

@@ -83,10 +83,10 @@ class GroupMember(faust.App):
         self.steered = frozenset(topics)
         self._log, self._start_feed, self._full = log, reading.start_feed, set[TP]()
         self._on_revoked, self._on_assigned, self._on_gone = on_revoked, on_assigned, on_gone
-        self.agent(self.topic(*topics, acks=False), name="inputs")(_nothing)  # type: ignore[arg-type]
+        self.agent(self.topic(*topics, acks=False), name="inputs")(_nothing)
         agents.register(self)
-        self.on_partitions_revoked.connect(self._revoked)  # type: ignore[arg-type]
-        self.on_partitions_assigned.connect(self._assigned)  # type: ignore[arg-type]
+        self.on_partitions_revoked.connect(self._revoked)
+        self.on_partitions_assigned.connect(self._assigned)
 
     @property
     def reader(self) -> Consumer:

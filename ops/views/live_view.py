@@ -53,7 +53,7 @@ def _lines(panel: Panel) -> int:
 def _header(picture: Picture, title: str, width: int) -> RenderableType:
     header = Table.grid(expand=True)
     for justify in ("left", "center", "right"):
-        header.add_column(justify=justify, no_wrap=True, ratio=1)  # type: ignore[arg-type]
+        header.add_column(justify=justify, no_wrap=True, ratio=1)
     header.width = width
     header.add_row(
         Text.assemble((f" {title} ", "bold reverse"), (f" {picture.app}", "bold"), (f" · {picture.task}", "dim")),

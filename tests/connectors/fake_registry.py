@@ -73,8 +73,6 @@ class FakeRegistry:
         wanted = "Basic " + base64.b64encode(self.login.encode()).decode()
         if self.login and headers.get("Authorization") != wanted:
             return 401, b'{"error_code": 401, "message": "Unauthorized"}'
-        if path == "/subjects":
-            return 200, json.dumps(list(self.subjects)).encode()
         if match := re.fullmatch(r"/schemas/ids/(\d+)", path):
             found = self.schemas.get(int(match.group(1)))
         else:
