@@ -5,7 +5,6 @@ By hand: python -m tests.registry_server   prints the address of Confluent's API
 
 import atexit
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -21,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kafka_jars import CACHE, NEEDED
+from tests.fetched import CACHE, fetched, maven
+from tests.kafka_jars import NEEDED
 
 VERSION = "3.3.3"
 START_S_MAX = 90.0
@@ -103,23 +103,15 @@ def _folder() -> Path:
 
 def fetch() -> Path:
     """Return the registry's folder; fetch its 158 MB if this is the first time."""
-    folder = _folder()
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several workers of pytest ask at once
-        if not folder.is_dir():
-            part = folder.with_name(f"{folder.name}.part")
-            shutil.rmtree(part, ignore_errors=True)
-            command = ["mvn", "-q", "-B", "dependency:copy", f"-Dartifact={_ARTIFACT}", f"-DoutputDirectory={part}"]
-            done = subprocess.run(command, cwd=CACHE, capture_output=True, text=True, timeout=900)
-            if done.returncode:
-                raise RuntimeError(f"Maven cannot fetch Apicurio: {(done.stdout + done.stderr)[-1000:]}")
-            [archive] = part.glob("*.tar.gz")
-            with tarfile.open(archive) as content:
-                content.extractall(part, filter="data")
-            archive.unlink()
-            part.rename(folder)
-    return folder
+    return fetched(_folder(), _fetch)
+
+
+def _fetch(folder: Path) -> None:
+    maven("Apicurio", "dependency:copy", f"-Dartifact={_ARTIFACT}", f"-DoutputDirectory={folder}")
+    [archive] = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as content:
+        content.extractall(folder, filter="data")
+    archive.unlink()
 
 
 def _free_ports(count: int) -> list[int]:

@@ -1,6 +1,5 @@
 """`pelton run --kafka` in this process, on a real broker: what it decides, what it refuses, agents."""
 
-import itertools
 import json
 import time
 
@@ -14,19 +13,18 @@ from ops.settings import Settings, SettingsError
 from pipeline import App, Rule, Stream, Task
 from pipeline.errors import DeclarationError
 from pipeline.live import create_topics, decisions_topic
+from tests.kafka_broker import fresh
 
 PARTITIONS = 2
-_COUNT = itertools.count()
 
 
 def made_app():
     """An app with names of its own, for the tests share a broker."""
-    number = next(_COUNT)
     fields = {"card": "string", "amount": "money"}
-    payments = Stream(f"payments{number}", id="event_id", time="ts", lateness="5s", fields=fields)
+    payments = Stream(fresh("payments"), id="event_id", time="ts", lateness="5s", fields=fields)
     features = {"amount": payments.amount, "count_1h": payments.by("card").last("1h").count()}
     rules = [Rule("many", "count_1h > 2", "review")]
-    return App(f"shop{number}", [Task("risk", payments, features, rules, model=None, learner=None)])
+    return App(fresh("shop"), [Task("risk", payments, features, rules, model=None, learner=None)])
 
 
 @pytest.fixture
