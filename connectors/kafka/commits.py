@@ -87,13 +87,15 @@ class Owner:
         None after the first commit, or without a claim. Until then nobody else commits: a recovery, which asks several
         times, need not ask the broker again.
         """
+        if self._claimed is None:
+            return None
         async with self._lock:
-            if self._claimed is None:
+            if (tail := self._claimed) is None:
                 return None
             try:
                 if since is not None:
-                    return await self._claimed.since(since)
-                newest = await self._claimed.newest()
+                    return await tail.since(since)
+                newest = await tail.newest()
             except OffsetOutOfRangeError:  # forgotten meanwhile
                 self._claimed = None
                 return None

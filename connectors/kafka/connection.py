@@ -20,7 +20,7 @@ from connectors.log import LogError, unknown_topic
 
 TIMEOUT_S = 30.0
 RETRY_S = 0.02  # between two tries where a broker is moving or starting
-AWAY_S = 0.25  # where none answers
+AWAY_S = 0.5  # at most, where none answers
 AWAY_S_MAX = 1.0  # then who waits is let go, to look at the clock
 TRIES_MS = 20  # aiokafka's own pause between tries
 AWAY = (
@@ -38,6 +38,18 @@ NOT_ALLOWED = (
 )  # fmt: skip
 
 Result = TypeVar("Result")
+
+
+class PatientClient(AIOKafkaClient):
+    """Asks brokers that are all away less and less often; aiokafka asks them in a loop."""
+
+    _away_s = 0.0
+
+    async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
+        answered: bool = await super()._metadata_update(cluster_metadata, topics)
+        self._away_s = 0.0 if answered else min(self._away_s * 2 or RETRY_S, AWAY_S)
+        await asyncio.sleep(self._away_s)
+        return answered
 
 
 class Connection:
@@ -110,7 +122,7 @@ class Connection:
         until_s = self.deadline_s
         arguments = self.settings.aiokafka()
         while True:
-            client = AIOKafkaClient(
+            client = PatientClient(
                 **arguments, request_timeout_ms=int(self.timeout_s * 1000), retry_backoff_ms=TRIES_MS,
                 metadata_max_age_ms=60_000,
             )  # fmt: skip
@@ -180,7 +192,7 @@ class Connection:
             answered = False
             with contextlib.suppress(asyncio.TimeoutError):
                 answered = await asyncio.wait_for(client.force_metadata_update(), AWAY_S_MAX)
-            await asyncio.sleep(RETRY_S if answered else AWAY_S)
+            await asyncio.sleep(RETRY_S)
             if answered or time.monotonic() > until_s:
                 return
 

@@ -22,6 +22,7 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import TopicPartition
 
+from connectors.kafka.connection import AWAY_S, PatientClient
 from connectors.kafka.messages import Messages, read_messages
 
 MOVED = (NotLeaderForPartitionError, UnknownTopicOrPartitionError)
@@ -53,16 +54,18 @@ class ColumnFetcher(Fetcher):
     """
 
     answered_s = 0.0
+    _failures = 0
 
     async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> bool:
         try:
             response = await self._client.send(node_id, request)
         except KafkaError:  # away, or starting: aiokafka asks for the leaders anew meanwhile
-            await asyncio.sleep(self._retry_backoff)
+            await asyncio.sleep(min(self._retry_backoff * 2**self._failures, AWAY_S))
+            self._failures = min(self._failures + 1, 4)
             return False
         except asyncio.CancelledError:  # closed, or the partition was taken away
             return False
-        self.answered_s = time.monotonic()
+        self.answered_s, self._failures = time.monotonic(), 0
         if not assignment.active:
             return False
         asked = {(topic, number): offset for topic, each in request.topics for number, offset, _ in each}
@@ -173,7 +176,8 @@ class ColumnConsumer(aiokafka.AIOKafkaConsumer):
     async def start(self) -> None:
         """Connect; nothing is subscribed yet."""
         await super().start()
-        self._fetcher.__class__ = ColumnFetcher  # aiokafka names the class itself; nothing was fetched yet
+        self._fetcher.__class__ = ColumnFetcher  # aiokafka names the classes itself; nothing was fetched yet
+        self._client.__class__ = PatientClient
 
     async def poll(
         self, places: Collection[tuple[str, int]], timeout_s: float, limit: int

@@ -192,9 +192,8 @@ class KafkaLog:
 
     def claim_all(self, groups: Sequence[str], partition: int, partitions: int = 0) -> list[int]:
         """Claim a partition for several groups at once; return the newest commit of each."""
-        owners = self._owners_of(groups, partition, partitions)
-        doing = f"claim partition {partition} of {groups[0]!r}"
-        return self._connection.call(all_of(owner.claim() for owner in owners), doing)
+        work = all_of(owner.claim() for owner in self._owners_of(groups, partition, partitions))
+        return self._connection.call(work, f"claim partition {partition} of {groups[0]!r}")
 
     def release(self, group: str, partition: int) -> None:
         """Forget a partition that another one may have; commits of it must have ended."""
@@ -229,10 +228,9 @@ class KafkaLog:
         if new:
             self._book.make_manifests(new, max(partition + 1, partitions))
         with self._lock:
-            for group in groups:
-                if (group, partition) not in self._owners:
-                    owner = Owner(self._connection, group, partition, at_least_once=self._at_least_once)
-                    self._owners[group, partition] = owner
+            for group in new:
+                made = Owner(self._connection, group, partition, at_least_once=self._at_least_once)
+                self._owners.setdefault((group, partition), made)
             return [self._owners[group, partition] for group in groups]
 
     def _claimed(self, group: str, partition: int, since_commit: int | None = None) -> list[Numbered] | None:

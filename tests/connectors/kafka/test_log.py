@@ -188,6 +188,33 @@ def test_a_new_owner_makes_the_old_ones_commit_fail(kafka, log, topic):
         commit(old, group, 4, topic, b"old 5")
 
 
+@pytest.mark.parametrize("forgotten", [0, 60])
+def test_who_claimed_sees_all_manifests_and_then_its_own(kafka, log, topic, forgotten):
+    group = fresh("app")
+    with opened(kafka) as old:
+        for number in range(100):  # more than one look back from the end
+            commit(old, group, number, topic, b"old")
+        assert log.claim_all([group], 0) == [100]
+        assert log.manifest(group, 0) == (100, b"commit 100")
+        assert old.forget_manifests(group, 0, forgotten) == max(forgotten - 1, 0)  # a snapshot of the old owner, late
+    for since in (99, 100, 98, 50, 0):
+        expected = list(range(max(since + 1, forgotten, 1), 101))
+        found = [number for number, _ in log.manifests(group, 0, since)]
+        assert found[-len(expected) :] == expected if expected else not found
+        assert found == sorted(set(found))
+    commit(log, group, 100, topic, b"new")
+    assert log.manifest(group, 0) == (101, b"commit 101")
+    assert [number for number, _ in log.manifests(group, 0, 99)] == [100, 101]
+
+
+def test_claims_of_several_groups_are_one(log, topic):
+    groups = [fresh("app") for _ in range(3)]
+    assert log.claim_all(groups, 1, 2) == [0, 0, 0]
+    assert [log.manifest(group, 1) for group in groups] == [None] * 3
+    commit(log, groups[0], 0, topic, b"a")
+    assert log.claim_all(groups, 0, 2) == [1, 0, 0]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_owners_that_claim_at_the_same_time_never_both_commit(kafka, topic, seed):
     group = fresh("app")
