@@ -45,7 +45,7 @@ log.dirs={data}
 num.partitions=1
 auto.create.topics.enable=false
 group.initial.rebalance.delay.ms=0
-broker.session.timeout.ms=3000
+broker.session.timeout.ms={session_ms}
 broker.heartbeat.interval.ms=500
 default.replication.factor={copies}
 offsets.topic.replication.factor={copies}
@@ -69,6 +69,11 @@ ssl.truststore.location={ca}
 listener.name.ssl.ssl.client.auth=required
 """
 _LOGIN = "org.apache.kafka.common.security"
+
+
+def session_s(brokers: int) -> float:
+    """Return for how long a cluster waits for a broker: Kafka's own setting; shorter where another can take over."""
+    return 3.0 if brokers > 1 else 9.0
 
 
 class KafkaBroker:
@@ -195,6 +200,7 @@ class KafkaBroker:
             listeners=",".join(f"{name}://localhost:{port}" for name, port in ports.items()),
             advertised=",".join(f"{name}://localhost:{port}" for name, port in ports.items() if name != "CONTROLLER"),
             data=self._folder / f"data-{number}", copies=min(3, len(self._ports)),
+            session_ms=int(session_s(len(self._ports)) * 1000),
         )  # fmt: skip
         scram = []
         if self.certificates:

@@ -19,9 +19,10 @@ from connectors.kafka.connection import Connection
 from connectors.kafka.manifests import Numbered, Tail, manifest_topic, though_others_forget
 from connectors.kafka.messages import Outgoing, OutgoingBatch
 from connectors.kafka.producing import FencedError, Producer
-from connectors.kafka.reader import Place, Reader
+from connectors.kafka.reader import LATEST, Place, Reader
 from connectors.log import CommitConflictError, LogError, conflict
 
+OPEN_S_MAX, OPEN_PAUSE_S = 5.0, 0.01
 ABORT_S_MAX = 3.0  # a broker that does not answer by then aborts by itself, after the transaction's time
 
 
@@ -41,7 +42,7 @@ class Owner:
     def __init__(self, connection: Connection, group: str, partition: int, *, at_least_once: bool = False) -> None:
         self.group, self.partition, self.at_least_once = group, partition, at_least_once
         self._connection = connection
-        self._reader = Reader(connection)
+        self._reader, self._everything = Reader(connection), Reader(connection, isolated=False)
         name = f"pelton-{group}-{partition}"
         ids = [None] if at_least_once else [f"{name}-0", f"{name}-1"]
         self._producers = [Producer(connection, each, name) for each in ids]
@@ -78,8 +79,36 @@ class Owner:
         return self._newest
 
     async def _look(self) -> tuple[Tail, Numbered | None]:
+        await self._nothing_open()
         tail = await Tail.of(self._reader, *self.place)
         return tail, await tail.newest()
+
+    async def _nothing_open(self) -> None:
+        """Wait until no transaction among the manifests is open; both ids are settled, so none should be.
+
+        Raises:
+            LogError: one stays open. Kafka 4.x forgets to end transactions in partitions that have no leader at that
+                moment (seen in 4.3.1: `getPartitionLeaderEndpoint` answers as for a topic that was deleted). Our next
+                commits would end it, and what was aborted, or decided anew since, would come twice.
+        """
+        if self.at_least_once:
+            return
+        until_s = time.monotonic() + OPEN_S_MAX
+        while True:
+            committed, end = await asyncio.gather(
+                *(each.offset(*self.place, LATEST) for each in (self._reader, self._everything))
+            )
+            if committed >= end:
+                return
+            if time.monotonic() > until_s:
+                topic, partition = self.place
+                raise LogError(
+                    f"topic {topic!r}, partition {partition}: the brokers never ended a transaction of the last owner, "
+                    f"at offset {committed}, so nobody may commit after it; end it with kafka-transactions.sh abort "
+                    f"--topic {topic} --partition {partition} --start-offset {committed}, and likewise what "
+                    f"find-hanging tells of other topics of the app"
+                )
+            await asyncio.sleep(OPEN_PAUSE_S)
 
     async def claimed(self, since: int | None = None) -> list[Numbered] | None:
         """Return the manifests of commits after `since`, None for the newest alone, as of the claim.
