@@ -104,7 +104,10 @@ class AgentFeed(SinkFeed):
         super().__init__(app, log, self._agent_sink, f"agent {agent.name}")
 
     def run(self, stop: threading.Event) -> None:
-        """Call until told to stop, then with what is left; what goes wrong is `problem` for as long as it does."""
+        """Call until told to stop, then with what is left; what goes wrong is `problem` for as long as it does.
+
+        What fails is tried twice at least, also at the end.
+        """
         self._agent_sink.stop, again_s = stop, AGAIN_S
         place = decisions_topic(self.app), self.partition
         while True:
@@ -112,8 +115,8 @@ class AgentFeed(SinkFeed):
             try:
                 count = self.step(self._limit)
             except (ValueError, OSError) as error:
-                self.problem = str(error)
-                if stopping:
+                tried_before, self.problem = self.problem is not None, str(error)
+                if stopping and tried_before:
                     return
                 stop.wait(again_s)
                 again_s = min(again_s * 2, AGAIN_S_MAX)

@@ -116,7 +116,11 @@ def test_every_service_of_ours_runs(compose, tmp_path):
             return not waiting
 
         until(is_answered, DATA_S_MAX, lambda: f"no data for {waiting}: {healths(targets)}")
-        deciding = server.query("sum by (instance) (rate(pelton_decisions_total[10s])) > 0")
-        assert {each["metric"]["instance"] for each in deciding} == set(targets.values())
+
+        def deciding():
+            found = server.query("sum by (instance) (rate(pelton_decisions_total[10s])) > 0")
+            return {each["metric"]["instance"] for each in found}
+
+        until(lambda: deciding() == set(targets.values()), DATA_S_MAX, lambda: f"only {deciding()} of {targets} decide")
     compose.run("models")  # what serves stays: nothing is promoted again
     assert "Undo:" not in compose.said("models")
