@@ -38,6 +38,8 @@ from tests.bench.measuring import machine, workload
 from tests.kafka_broker import fresh
 
 RATE, LINGER_S, WARM_S = 1000, 0.005, 15.0
+QUIET_S_MAX = 10.0
+SET_ASIDE_MAX = 0.01  # of the demo's stream is late, broken or comes twice
 
 
 class Named(msgspec.Struct):
@@ -85,7 +87,7 @@ def latencies(address: str, folder: Path, seconds: float) -> dict[str, Any]:
 def with_models(address: str, folder: Path, total: int) -> tuple[str, str, list[bytes], Side]:
     """Return the demo's app with its network and its learner."""
     made = simulate(SimulationSettings(days=14, events_per_day=total / 13, cards=1_000, terminals=300), folder / "demo")
-    registry = Registry.open(None, folder / "demo" / "bundles")
+    registry = Registry.open(None, folder / "demo" / "registry")
     registry.promote("risk", registry.add_bundle("risk", BUNDLE, "bench", 0), "bench", 0)
     registry.close()
     create_topics(address, DEMO)
@@ -118,17 +120,17 @@ def latency(address: str, target: str, source: str, lines: list[bytes], side: Si
             log.append(source, due % PARTITIONS, lines[sent:due], 0)
             sent = due
         reader.join()
-    if (waited == 0).any():
+    if (waited == 0).mean() > SET_ASIDE_MAX:
         raise SystemExit(f"{int((waited == 0).sum())} of {total} answers never came:\n{tail(said)}")
     due_ns = began_ns + np.arange(total) * (10**9 // RATE)
-    late_ms = (waited - due_ns)[int(WARM_S * RATE) :] / 1e6
+    late_ms = (waited - due_ns)[(waited > 0) & (np.arange(total) >= WARM_S * RATE)] / 1e6
     return {f"p{q}_ms": round(float(np.percentile(late_ms, q)), 1) for q in (50, 90, 99)}
 
 
 def read_answers(log: KafkaLog, topic: str, at: list[int], places: dict[str, int], waited: np.ndarray) -> None:
     """Note when each answer could be read; give up when none came for a while."""
     seen, last_s = 0, time.monotonic()
-    while seen < len(places) and time.monotonic() - last_s < START_S_MAX:
+    while seen < len(places) and time.monotonic() - last_s < (QUIET_S_MAX if seen else START_S_MAX):
         log.wait({(topic, partition): at[partition] for partition in range(PARTITIONS)}, 0.5)
         for partition in range(PARTITIONS):
             records = log.read(topic, partition, at[partition], READ_MAX)
