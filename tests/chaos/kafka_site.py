@@ -36,12 +36,12 @@ from connectors.kafka.log import KafkaLog
 from pipeline import App, Rule, Stream, Task
 
 
-def forget_later(log, group, partition, before, forget=KafkaLog.forget_manifests):  # checks need all of them
-    kept = [each for each in log.manifests(group, partition, 0) if each[0] < before]
+def forget_later(log, group, partition, before_commit, forget=KafkaLog.forget_manifests):  # checks need all of them
+    kept = [each for each in log.manifests(group, partition, 0) if each[0] < before_commit]
     with (Path(__file__).parent / f"forgotten-{{os.getpid()}}.jsonl").open("a") as file:
         file.write("".join(json.dumps([group, partition, number, base64.b64encode(payload).decode()]) + "\\n"
                            for number, payload in kept))
-    return forget(log, group, partition, before)
+    return forget(log, group, partition, before_commit)
 
 
 KafkaLog.forget_manifests = forget_later
