@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,18 @@ CORES = 2
 REPOSITORY = Path(__file__).parents[2]
 APP = Path(__file__).with_name("card_features.py")
 PELTON = [sys.executable, "-c", "from ops.cli import main; main()"]
+
+# A small process between: Linux counts what whoever starts a process holds at that moment as the process's own peak.
+LAUNCHER = """
+import json, os, subprocess, sys, time
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
+before = time.perf_counter()
+with open(sys.argv[2], "wb") as said:
+    process = subprocess.Popen(sys.argv[3:], stdout=said, stderr=subprocess.STDOUT)
+_, status, used = os.wait4(process.pid, 0)
+process.returncode = 0
+print(json.dumps([status, time.perf_counter() - before, used.ru_utime + used.ru_stime, used.ru_maxrss]))
+"""
 
 
 @dataclass(frozen=True)
@@ -31,21 +43,16 @@ class Run:
 
 def run(command: Sequence[str], cores: int = CORES) -> Run:
     """Run a command to its end on so many cores; a failure shows what it printed."""
-    before = time.perf_counter()
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            command, stdout=said, stderr=subprocess.STDOUT, cwd=REPOSITORY,
-            env=os.environ | {"POLARS_MAX_THREADS": str(cores)},
-            preexec_fn=lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores]),
+    with tempfile.NamedTemporaryFile() as said:
+        launched = subprocess.run(
+            [sys.executable, "-c", LAUNCHER, str(cores), said.name, *command], stdout=subprocess.PIPE, check=True,
+            cwd=REPOSITORY, env=os.environ | {"POLARS_MAX_THREADS": str(cores)},
         )  # fmt: skip
-        _, status, used = os.wait4(process.pid, 0)
-        wall_s = time.perf_counter() - before
-        said.seek(0)
-        output = said.read().decode(errors="replace")
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{output}")
-    return Run(wall_s, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, output)
+        output = Path(said.name).read_text(encoding="utf-8", errors="replace")
+    status, wall_s, cpu_s, kb = json.loads(launched.stdout)
+    if status:
+        raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}:\n{output}")
+    return Run(wall_s, cpu_s, kb / 1024, output)
 
 
 def in_turns(commands: dict[str, Sequence[str]], rounds: int) -> dict[str, Run]:
