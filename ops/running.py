@@ -18,6 +18,8 @@ from ops.views.live_show import Show, stopping_on_signals
 from pipeline.app import App
 
 if TYPE_CHECKING:
+    from connectors.secrets import Sealer, Tokeniser
+    from models.registry import Registry
     from ops.metrics.metrics import Metrics
 
 Note = Callable[[str], None]
@@ -48,16 +50,9 @@ def run_app(
     Raises:
         ValueError: a file cannot be used, or another process runs the app; in one sentence. Nothing is lost.
     """
-    new_key = not settings.key and not settings.key_file.exists()
-    tokeniser, sealer = settings.secrets(app, make=True)
-    if tokeniser is not None and not settings.key:
-        made = "made" if new_key else "used"
-        note(f"key {made}: {settings.key_file}, readable by its owner only; elsewhere set PELTON_KEY instead")
     with ExitStack() as stack:
+        tokeniser, sealer, registry = stack.enter_context(kept_here(app, settings, note))
         log = stack.enter_context(settings.open_log(sealer, make=True))
-        registry = settings.open_registry(make=True)
-        if registry is not None:
-            stack.callback(registry.close)
         sinks = open_sinks(app, log, outputs)
         figures = LiveFigures(app)
         metrics = stack.enter_context(serving_metrics(app, metrics_at, note)) if metrics_at is not None else None
@@ -81,6 +76,31 @@ def run_app(
             with stopping_on_signals(runner.stop), Show(picture, "pelton run", plain):
                 runner.run(until_idle)
         return live_words.summary(picture())
+
+
+@contextmanager
+def kept_here(
+    app: App, settings: Settings, note: Note
+) -> Iterator[tuple[Tokeniser | None, Sealer | None, Registry | None]]:
+    """Give what hides sensitive values, and the registry until the block ends; what is missing is made.
+
+    Raises:
+        SecretError: the key is malformed, or others can read its file.
+        RegistryError: it cannot be used.
+    """
+    is_new = not settings.key_file.exists()
+    tokeniser, sealer = settings.secrets(app, make=True)
+    if tokeniser is not None and not settings.key:
+        note(
+            f"key {'made' if is_new else 'used'}: {settings.key_file}, readable by its owner only; "
+            f"who runs the app elsewhere needs the same, as PELTON_KEY"
+        )
+    registry = settings.open_registry(make=True)
+    try:
+        yield tokeniser, sealer, registry
+    finally:
+        if registry is not None:
+            registry.close()
 
 
 @contextmanager

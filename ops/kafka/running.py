@@ -17,7 +17,7 @@ from ops.kafka.figures import Summed
 from ops.kafka.sinks import PartitionSinks
 from ops.kafka.worker import KafkaRunner, MakeWorker
 from ops.message_formats import decoders_of
-from ops.running import serving_metrics
+from ops.running import kept_here, serving_metrics
 from ops.settings import Settings, SettingsError
 from ops.views import live_words
 from ops.views.live_figures import LiveFigures, Picture
@@ -68,17 +68,10 @@ def run_on_kafka(app: App, settings: Settings, how: KafkaRun, note: Note) -> lis
     """
     decoders = decoders_of(app)
     partitions = checked_partitions(app, how.kafka)
-    new_key = not settings.key and not settings.key_file.exists()
-    tokeniser, sealer = settings.secrets(app, make=True)
-    if tokeniser is not None and not settings.key:
-        made = "made" if new_key else "used"
-        note(f"key {made}: {settings.key_file}; all workers of an app need the same: elsewhere set PELTON_KEY instead")
     with ExitStack() as stack:
+        tokeniser, sealer, registry = stack.enter_context(kept_here(app, settings, note))
         log = stack.enter_context(KafkaLog(how.kafka, sealer, at_least_once=how.at_least_once))
         create_topics(app, log, partitions)
-        registry = settings.open_registry(make=True)
-        if registry is not None:
-            stack.callback(registry.close)
         metrics = None
         if how.metrics_at is not None:
             metrics = stack.enter_context(serving_metrics(app, how.metrics_at, note, "kafka"))
