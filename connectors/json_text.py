@@ -173,10 +173,8 @@ def _all_whole(column: pa.Array) -> bool:
 
 
 def _list_of_strings(column: pa.Array) -> pa.LargeStringArray:
-    if column.offset and column.null_count:
-        column = column.take(
-            pa.array(np.arange(len(column)))
-        )  # a slice whose nulls pyarrow could not put together again
+    if column.offset and column.null_count:  # pyarrow takes no mask beside the offsets of a slice: copy it
+        column = column.take(pa.array(np.arange(len(column))))
     quoted = pc.fill_null(json_values(column.values), "null").cast(pa.string())  # the one kind that pyarrow joins
     mask = column.is_null() if column.null_count else None
     lists = pa.ListArray.from_arrays(column.offsets.cast(pa.int32()), quoted, mask=mask)
