@@ -120,7 +120,7 @@ def test_a_step_tells_where_its_time_went(log: Log, tmp_path: Path) -> None:
         now_s[0] += 3.0
         return read(topic, partition, offset, limit)
 
-    log.read = slow_read  # type: ignore[method-assign]
+    log.read = slow_read
     live = worker(log, tmp_path, timer_s=lambda: now_s[0])
     step = live.step()
     assert step is not None
