@@ -1,5 +1,7 @@
 """A transaction that brokers never end: who takes the partition over says so, and commits nothing after it."""
 
+from concurrent.futures import wait
+
 import pyarrow as pa
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
@@ -16,6 +18,7 @@ from tests.kafka_broker import KafkaBroker
 # Without it, a broker refuses what we do here: to write into a partition that is not part of the transaction, whose
 # end therefore is not told to it. Brokers do the same by themselves if a partition has no leader at that moment.
 UNCHECKED = "transaction.partition.verification.enable=false\n"
+WAIT_S = 1.0  # many times what a claim takes that waits for nothing
 
 
 @pytest.fixture
@@ -26,6 +29,13 @@ def broker(needs_kafka):
         yield broker
     finally:
         broker.close()
+
+
+@pytest.fixture
+def admin(broker):
+    admin = KafkaAdminClient(bootstrap_servers=broker.address)
+    yield admin
+    admin.close()
 
 
 def left_open(log):
@@ -45,18 +55,14 @@ def left_open(log):
     return log._connection.call(write(), "leave a transaction open")
 
 
-def end(broker, producer, epoch):
-    """Do as kafka-transactions.sh abort does."""
-    admin = KafkaAdminClient(bootstrap_servers=broker.address)
-    try:
-        place = TopicPartition("app.manifests", 0)
-        ((_, state),) = admin.describe_producers([place]).items()
-        (epoch_of_coordinator,) = {
-            each.coordinator_epoch for each in state.active_producers if each.producer_id == producer
-        }
-        admin.abort_transaction(AbortTransactionSpec(place, producer, epoch, epoch_of_coordinator))
-    finally:
-        admin.close()
+def still_open(admin, producer, epoch):
+    """Ask about a transaction and return what ends it, as kafka-transactions.sh abort does."""
+    place = TopicPartition("app.manifests", 0)
+    ((_, state),) = admin.describe_producers([place]).items()
+    (epoch_of_coordinator,) = {
+        each.coordinator_epoch for each in state.active_producers if each.producer_id == producer
+    }
+    return AbortTransactionSpec(place, producer, epoch, epoch_of_coordinator)
 
 
 def commit(log, expected):
@@ -65,7 +71,7 @@ def commit(log, expected):
         transaction.put_manifest(b"commit %d" % (expected + 1))
 
 
-def test_nobody_commits_after_a_transaction_that_has_no_end(broker, monkeypatch):
+def test_nobody_commits_after_a_transaction_that_has_no_end(broker, admin, monkeypatch):
     monkeypatch.setattr(commits, "OPEN_S_MAX", 0.5)
     with KafkaLog(KafkaSettings((broker.address,))) as log:
         log.create_topic("out")
@@ -79,18 +85,20 @@ def test_nobody_commits_after_a_transaction_that_has_no_end(broker, monkeypatch)
                 log.claim("app", 0)
         with pytest.raises(LogError, match="never ended"):
             commit(log, 1)
-        end(broker, producer, epoch)
+        admin.abort_transaction(still_open(admin, producer, epoch))
         assert log.claim("app", 0) == 1
         commit(log, 1)
         assert [number for number, _ in log.manifests("app", 0, 0)] == [1, 2]
 
 
-def test_a_transaction_that_is_ended_a_little_later_is_waited_for(broker):
+def test_a_transaction_that_is_ended_a_little_later_is_waited_for(broker, admin):
     with KafkaLog(KafkaSettings((broker.address,))) as log:
         log.create_topic("out")
         log.claim("app", 0)
         commit(log, 0)
         _, producer, epoch = left_open(log)
         claiming = log._connection.start(log._owners["app", 0].claim())
-        end(broker, producer, epoch)
+        wait([claiming], WAIT_S)
+        assert not claiming.done()
+        admin.abort_transaction(still_open(admin, producer, epoch))
         assert claiming.result(10) == 1
