@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests import kafka_jars
+from tests import kafka_jars, registry_server
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # plots go to files; no test opens a window
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: one core each
@@ -27,10 +27,11 @@ def _no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def _need_kafka() -> None:
-    if why := kafka_jars.missing():
-        assert not kafka_jars.NEEDED, why
-        pytest.skip(why)
+def _need(why_not: str | None) -> None:
+    """Skip a test whose server cannot run here, unless servers have to."""
+    if why_not:
+        assert not kafka_jars.NEEDED, why_not
+        pytest.skip(why_not)
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +40,7 @@ def kafka() -> Iterator[str]:
     if kafka_jars.GIVEN:
         yield kafka_jars.GIVEN
         return
-    _need_kafka()
+    _need(kafka_jars.missing())
     from tests.kafka_broker import KafkaBroker  # brings a Kafka client, which most tests do without
 
     broker = KafkaBroker()
@@ -53,4 +54,13 @@ def kafka() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def needs_kafka() -> None:
     """For tests that start brokers of their own, to stop, kill or secure them: skipped where there is no Kafka."""
-    _need_kafka()
+    _need(kafka_jars.missing())
+
+
+@pytest.fixture(scope="session")
+def registry_url() -> str:
+    """The address of a real schema registry with Confluent's API, the same for all tests of this process."""
+    if registry_server.GIVEN:
+        return registry_server.GIVEN
+    _need(registry_server.missing())
+    return registry_server.address()

@@ -18,10 +18,7 @@ import urllib.request
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 from tests.fetched import CACHE, fetched, maven
-from tests.kafka_jars import NEEDED
 
 VERSION = "3.3.3"
 START_S_MAX = 90.0
@@ -34,25 +31,14 @@ _ARTIFACT = f"io.apicurio:apicurio-registry-app:{VERSION}:tar.gz:all"
 _JAVA_MIN = 21
 
 
-@pytest.fixture(scope="session")
-def registry_url() -> str:
-    """The address of a registry with Confluent's API, the same for all tests of a process; import it where needed."""
-    if GIVEN:
-        return GIVEN
-    if why := missing():
-        assert not NEEDED, why
-        pytest.skip(why)
-    return _server()
-
-
 def missing() -> str | None:
     """Say in a line what is missing to run a registry; None if nothing is."""
     return None if _java() and (_folder().is_dir() or shutil.which("mvn")) else MISSING
 
 
 @cache
-def _server() -> str:
-    """Start a registry that ends with this process, and return its address."""
+def address() -> str:
+    """Start a registry that ends with this process, and return the URL of its API."""
     java = _java()
     assert java is not None, MISSING
     port, management = _free_ports(2)
@@ -129,6 +115,6 @@ def _answers(url: str) -> bool:
 
 
 if __name__ == "__main__":
-    print(_server(), flush=True)
+    print(address(), flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         signal.sigwait({signal.SIGINT, signal.SIGTERM})

@@ -9,11 +9,10 @@ from connectors.schema_registry import NoSuchSchemaError, RegistryError, Registr
 from tests.connectors import avro_messages as avro
 from tests.connectors import test_decode_protobuf as protobuf
 from tests.kafka_broker import fresh
-from tests.registry_server import registry_url  # noqa: F401
 
 
 @pytest.fixture
-def client(registry_url: str) -> SchemaRegistry:  # noqa: F811
+def client(registry_url: str) -> SchemaRegistry:
     return SchemaRegistry(RegistrySettings((registry_url,), timeout_s=60))
 
 

@@ -43,6 +43,18 @@ def bank(tmp_path, monkeypatch, stream):
 
 
 @pytest.fixture
+def own(bank, kafka, monkeypatch):
+    """An app whose topics are its own: (app's name, name of its stream)."""
+    from tests.kafka_broker import fresh  # brings a Kafka client, which most tests do without
+
+    app, payments, frauds = fresh("bank"), fresh("payments"), fresh("frauds")
+    text = (bank / "bank.py").read_text().replace('"payments"', f'"{payments}"').replace('"frauds"', f'"{frauds}"')
+    (bank / "bank.py").write_text(text.replace('"bank"', f'"{app}"'))
+    monkeypatch.setenv("PELTON_KAFKA_BROKERS", kafka)
+    return app, payments
+
+
+@pytest.fixture
 def pelton():
     """Return a function that runs a command line in this process and returns its result."""
     runner = CliRunner()

@@ -12,19 +12,8 @@ from connectors.kafka.settings import KafkaSettings
 from ops.producing import produce_file
 from ops.record_files import RecordFile
 from pipeline.manifest import Manifest, encode
-from tests.kafka_broker import fresh
 
 SECONDS_MAX = 10.0
-
-
-@pytest.fixture
-def own(bank, kafka, monkeypatch):
-    """An app whose topics are its own: (app's name, name of its stream)."""
-    app, payments, frauds = fresh("bank"), fresh("payments"), fresh("frauds")
-    text = (bank / "bank.py").read_text().replace('"payments"', f'"{payments}"').replace('"frauds"', f'"{frauds}"')
-    (bank / "bank.py").write_text(text.replace('"bank"', f'"{app}"'))
-    monkeypatch.setenv("PELTON_KAFKA_BROKERS", kafka)
-    return app, payments
 
 
 def rows(text):

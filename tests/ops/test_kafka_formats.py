@@ -22,7 +22,6 @@ from pipeline.loading import load_app
 from pipeline.topics import create_topics, decisions_schema, decisions_topic
 from tests.connectors.fake_registry import FakeRegistry
 from tests.kafka_broker import fresh
-from tests.registry_server import registry_url  # noqa: F401
 
 PELTON = str(Path(sys.executable).with_name("pelton"))
 WAIT_S_MAX = 60.0
@@ -78,7 +77,7 @@ def payment(number, **more):
 
 
 @pytest.fixture
-def run(kafka, registry_url, tmp_path):  # noqa: F811
+def run(kafka, registry_url, tmp_path):
     """Return a function that starts a worker of an app, as a process that ends with the test."""
     started = []
 
@@ -106,7 +105,7 @@ def decided(rows):
             for row in rows}  # fmt: skip
 
 
-def test_avro_decides_as_json_does_and_schemas_change_while_it_runs(kafka, registry_url, run, tmp_path):  # noqa: F811
+def test_avro_decides_as_json_does_and_schemas_change_while_it_runs(kafka, registry_url, run, tmp_path):
     as_json, as_avro = Site(tmp_path, kafka, "json"), Site(tmp_path, kafka, "avro")
     registry = SchemaRegistry(RegistrySettings((registry_url,), timeout_s=60))
     schema, environment = as_avro.app.streams[as_avro.topic].schema, {"PELTON_SCHEMA_REGISTRY": registry_url}
@@ -139,7 +138,7 @@ def test_avro_decides_as_json_does_and_schemas_change_while_it_runs(kafka, regis
     assert worker.poll() is None
 
 
-def test_produced_in_avro(kafka, registry_url, pelton, tmp_path, monkeypatch):  # noqa: F811
+def test_produced_in_avro(kafka, registry_url, pelton, tmp_path, monkeypatch):
     """What does not fit the schema is sent all the same, and told."""
     site = Site(tmp_path, kafka, "avro")
     monkeypatch.chdir(tmp_path)
@@ -162,7 +161,7 @@ def test_produced_in_avro(kafka, registry_url, pelton, tmp_path, monkeypatch):  
     assert "42 = 20 applied + 20 duplicate + 2 invalid: closed" in told
 
 
-def test_protobuf_is_produced_and_decides_as_json_does(kafka, registry_url, run, pelton, tmp_path, monkeypatch):  # noqa: F811
+def test_protobuf_is_produced_and_decides_as_json_does(kafka, registry_url, run, pelton, tmp_path, monkeypatch):
     as_json, as_protobuf = Site(tmp_path, kafka, "json"), Site(tmp_path, kafka, "protobuf")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PELTON_KAFKA_BROKERS", kafka)

@@ -12,11 +12,10 @@ from ops.live_parity import watch
 from ops.settings import Settings
 from pipeline.loading import load_app
 from pipeline.topics import decisions_topic, rows_of
-from tests.ops.test_kafka_commands import own  # noqa: F401
 
 
 @pytest.fixture
-def decided(own, pelton):  # noqa: F811
+def decided(own, pelton):
     """An app that decided a day on two partitions: (app's name, name of its stream)."""
     app, payments = own
     pelton("topics create bank.py --partitions 2")
