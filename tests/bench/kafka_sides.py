@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from multiprocessing import Queue
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from connectors.kafka.log import KafkaLog
 from connectors.kafka.settings import KafkaSettings
-from tests.bench.bench_kafka_commit import echoing
 from tests.bench.measuring import APP, PELTON
 from tests.kafka_broker import KafkaBroker, fresh
 from tests.prometheus import free_port
@@ -167,15 +164,9 @@ class Side:
     metrics_port: int = 0
 
 
-def run_echo(address: str, source: str, target: str) -> None:
-    """Run the echo on our own batches as the main thread of a process, so that a signal can end it."""
-    echoing(address, source, target, threading.Event(), {}, Queue())
-
-
 def own_echo(address: str, source: str, target: str) -> Side:
     """Return an exactly-once echo on the connector's own batches, which computes nothing."""
-    code = "import sys; from tests.bench.kafka_sides import run_echo; run_echo(*sys.argv[1:])"
-    return Side([sys.executable, "-c", code, address, source, target])
+    return Side([sys.executable, "-m", "tests.bench.kafka_own_echo", address, source, target])
 
 
 def echo(address: str, source: str, target: str, *how: str) -> Side:
