@@ -11,6 +11,7 @@ from connectors.memory_log import MemoryLog
 from ops.runner import AppRunner
 from pipeline import App, Stream, Task
 from pipeline.live import create_topics
+from tests.ops.witnesses import witnesses
 
 START_MS = 1_767_571_200_000
 PELTON = str(Path(sys.executable).with_name("pelton"))
@@ -44,19 +45,9 @@ def run(app, log, folder):
 
 
 def test_agents_get_every_decision_once_the_run_ends_well_and_again_what_failed(app, tmp_path):
-    log, got, batches, failures = MemoryLog(), [], [], [ValueError("the ticket system is away")]
+    log = MemoryLog()
     create_topics(app, log)
-
-    @app.agent
-    async def open_ticket(decision):
-        if decision["event_id"] == "p7" and failures:
-            raise failures.pop()
-        got.append((decision["event_id"], decision["decision"]))
-
-    @app.agent(batches=True)
-    async def count(decisions):
-        batches.append([each["event_id"] for each in decisions])
-
+    got, batches = witnesses(app, fails_at="p7")
     for first in (0, 150):
         log.append("payments", 0, payments(first, 150), START_MS)
         assert run(app, log, tmp_path).problems == []
