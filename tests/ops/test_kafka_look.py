@@ -83,7 +83,7 @@ def test_the_state_of_a_key_is_found_in_its_partition(decided, pelton, bank):
     assert "unknown" in pelton(f"state get {payments} card=4999 --app bank.py").stdout
 
 
-def test_what_is_served_is_recomputed_from_the_topics(decided, pelton, kafka):
+def test_what_is_served_is_recomputed_from_the_topics(decided, pelton, bank, kafka):
     done = pelton(f"verify bank.py --kafka {kafka}")
     found = re.fullmatch(
         r"0 mismatches in ([\d,]+) values of ([\d,]+) of the last ([\d,]+) events: 0 ppm, in .* s\n", done.stdout
@@ -92,6 +92,9 @@ def test_what_is_served_is_recomputed_from_the_topics(decided, pelton, kafka):
     assert int(found[1].replace(",", "")) > 100
     app = load_app("bank.py")
     assert watch(app, Settings.read(), kafka, 100, 1, 0.0, rounds=2)
+    (bank / "bank.py").write_text((bank / "bank.py").read_text().replace('last("1h")', 'last("2h")'))
+    wrong = pelton(f"verify bank.py --kafka {kafka}", code=1).stdout
+    assert re.search(r"^[1-9][\d,]* mismatch", wrong, re.MULTILINE), wrong
 
 
 def test_topics_are_replayed_as_files_are(decided, pelton, bank, kafka):
