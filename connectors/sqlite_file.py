@@ -5,6 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from connectors.log import LogError
@@ -13,7 +14,8 @@ FORMAT_VERSION = 1
 PAGE_BYTES = 4096  # a commit of one record writes four pages: larger ones would only grow the write-ahead file
 BUSY_S = 30.0
 CHECKPOINT_BYTES = 4 << 20  # the background checkpoint starts when this much is new
-WAL_BYTES_MAX = 64 << 20  # where a commit itself checkpoints, should the background one not keep up
+WAL_BYTES_MAX = 64 << 20  # where a commit waits for a checkpoint, should the background one not keep up
+TRUNCATE_S = 0.5  # how long it waits for readers of other processes
 
 _APPLICATION_ID = 0x50454C54  # "PELT", so that another program's SQLite file is never touched
 _TABLES = """
@@ -175,14 +177,17 @@ class Checkpointer:
     """Moves commits from the write-ahead file to the main file in a thread: a commit never waits for that disk write.
 
     On a commit's own time this took 20 to 60 ms once per 4 MB. Passive checkpoints let everybody go on, but readers
-    that never pause keep the file growing; so, when it is long, what little is left is done while writers wait.
+    that never pause, or a writer that is faster than the disk, keep the file growing. So a commit that finds it at
+    WAL_BYTES_MAX waits until it begins anew, if `pause` can keep the readers away; a slow reader of another process
+    puts that off.
     """
 
-    def __init__(self, db: sqlite3.Connection, path: Path) -> None:
-        self._db = db
-        self._db.execute("PRAGMA busy_timeout=20")  # how long writers may wait for a slow reader; else the next time
+    def __init__(self, db: sqlite3.Connection, path: Path, pause: AbstractContextManager[object]) -> None:
+        self._db, self._pause = db, pause
+        self._db.execute(f"PRAGMA busy_timeout={int(1000 * TRUNCATE_S)}")
         self._wal = path.with_name(path.name + "-wal")
         self._due = threading.Event()
+        self._one_at_a_time = threading.Lock()
         self._stop = False
         self._new_bytes = 0
         self._thread: threading.Thread | None = None
@@ -193,6 +198,10 @@ class Checkpointer:
         if self._new_bytes < CHECKPOINT_BYTES:
             return
         self._new_bytes = 0
+        with contextlib.suppress(OSError):
+            if self._wal.stat().st_size >= WAL_BYTES_MAX:
+                with self._pause:
+                    self._checkpoint("TRUNCATE")
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="log-checkpoint", daemon=True)
             self._thread.start()
@@ -212,7 +221,8 @@ class Checkpointer:
             self._due.clear()
             if self._stop:
                 return
-            with contextlib.suppress(sqlite3.Error, OSError):  # a full disk is told by the next commit, which tries too
-                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-                if self._wal.stat().st_size > WAL_BYTES_MAX // 2:
-                    self._db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+            self._checkpoint("PASSIVE")
+
+    def _checkpoint(self, mode: str) -> None:
+        with self._one_at_a_time, contextlib.suppress(sqlite3.Error):  # a full disk is told by the next commit
+            self._db.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()

@@ -89,7 +89,7 @@ class SqliteLog:
         self._writer.execute("PRAGMA busy_timeout=0")  # begin_write waits in smaller steps
         self._reader = open_file(self.path, power_safe=power_safe, bytes_max=bytes_max)
         spare = open_file(self.path, power_safe=power_safe, bytes_max=bytes_max)
-        self._checkpointer = Checkpointer(spare, self.path)
+        self._checkpointer = Checkpointer(spare, self.path, self._read_lock)
 
     def __enter__(self) -> "SqliteLog":
         """Return itself; the block's end closes the log."""
