@@ -26,6 +26,7 @@ from pipeline.app import App
 from pipeline.learning import LearnerLoop
 from pipeline.live import Step, Worker, create_topics, stages_of
 from pipeline.stages import LINES, Stage, decoding
+from pipeline.topics import rows_of
 
 Note = Callable[[str], None]
 
@@ -72,6 +73,8 @@ def run_on_kafka(app: App, settings: Settings, how: KafkaRun, note: Note) -> lis
         tokeniser, sealer, registry = stack.enter_context(kept_here(app, settings, note))
         log = stack.enter_context(KafkaLog(how.kafka, sealer, at_least_once=how.at_least_once))
         create_topics(app, log, partitions)
+        # a log of its own, that nobody feeds: what is fed may be behind, and labels come in the order of all partitions
+        learner_log = stack.enter_context(KafkaLog(how.kafka, sealer, rows=rows_of(app)))
         metrics = None
         if how.metrics_at is not None:
             metrics = stack.enter_context(serving_metrics(app, how.metrics_at, note, "kafka"))
@@ -90,7 +93,7 @@ def run_on_kafka(app: App, settings: Settings, how: KafkaRun, note: Note) -> lis
             tasks = [task for task in app.tasks if learns_live(task)]
             return Learning({
                 task.name: LearnerLoop(
-                    app, task, log, registry, tokeniser, decoder=decoders.get(task.label.stream.name)
+                    app, task, learner_log, registry, tokeniser, decoder=decoders.get(task.label.stream.name)
                 ) for task in tasks if task.label is not None
             })  # fmt: skip
 

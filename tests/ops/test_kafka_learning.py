@@ -195,7 +195,6 @@ def test_one_worker_learns_all_serve_it_and_another_goes_on_when_it_is_killed(ba
     first = bank.go_on_until(lambda: bank.serves(1)[1], 200, label=True)
     assert bank.owners() == owners
     assert first in snapshots_of(bank)
-    before = snapshots_of(bank)
     bank.workers.kill(owners[0])
     bank.go_on_until(lambda: bank.owners() == {0: owners[1], 1: owners[1]}, label=True)
     again = bank.go_on_until(
@@ -212,16 +211,11 @@ def test_one_worker_learns_all_serve_it_and_another_goes_on_when_it_is_killed(ba
         assert list(snapshots) == [each for each in ["", *published] if each in snapshots]
         assert {"", first, again} <= set(snapshots)
     bank.workers.leave(owners[1])
-    features = np.array([[row[name] for name in FEATURES] for rows in bank.rows.values() for row in rows])
-    for id in snapshots_of(bank):  # no label twice, none lost, across the two learners: as one that never ended
+    for id in snapshots_of(bank):  # no label twice or lost by the two learners: the same bits as one that never ended
         bank.registry.promote("fraud", id, "test", 0)
         live = Ftrl.restore(bank.registry.live("fraud").snapshot)
-        offline = learned_offline(bank, live.learned)
         assert live.learned > 1_000
-        if id in before:
-            assert offline.snapshot() == live.snapshot()
-        else:  # who takes over may learn labels that waited in another order
-            assert np.abs(live.predict(features) - offline.predict(features)).max() < 0.05
+        assert learned_offline(bank, live.learned).snapshot() == live.snapshot()
 
 
 def test_what_a_person_promotes_or_rolls_back_serves_on_all_workers_within_two_seconds(bank, tmp_path):
