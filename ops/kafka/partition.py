@@ -204,12 +204,12 @@ class PartitionRun:
             else:
                 self.workers.append(make(self.partition))
         self._saved = {worker.group: worker.commit for worker in self.workers}
+        seconds = time.perf_counter() - began_s
         with self._changed:
-            if outdated != self._outdated:
+            if outdated != self._outdated or self._want is Want.END:
                 return
             self._is_fresh, self._idle_rounds = True, 0
-        seconds = time.perf_counter() - began_s
-        self._on_taken(self, seconds)
+            self._on_taken(self, seconds)  # not after it was told that the partition went elsewhere
         if self._metrics is not None:
             for worker in self.workers:
                 self._metrics.assigned(worker, seconds)

@@ -121,3 +121,10 @@ def test_a_feed_that_begins_after_its_partition_was_let_go_is_none(log):
     reading.halt({place: 5})
     reading.start_feed(*place, 5)
     assert not log.feed(*place, nothing), "reads would be served by a feed that nobody fills"
+
+
+def test_a_partition_that_went_elsewhere_while_it_was_rebuilt_is_not_told_as_joined(rebuilding):
+    rebuilding.run.end()
+    rebuilding.may_end.set()
+    assert rebuilding.run.join(WAIT_S)
+    assert not rebuilding.taken.is_set()
