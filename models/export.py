@@ -2,6 +2,7 @@
 
 The graph takes the raw float64 matrix (NaN is null) and gives logits: preprocessing travels inside. Experts are served
 by sorting tokens by expert and splitting with run-time sizes, so that any batch size is exact and no expert idles work.
+Beside the logits it tells which experts the tokens visited (`models.onnx_outputs`).
 """
 
 import copy
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from models.features import FeatureSpec
 from models.moe.network import MoENetwork
+from models.onnx_outputs import tell_chosen
 
 LARGEST_DIFFERENCE = 1e-5  # of a logit between torch and ONNX Runtime, in fp32
 LARGEST_BYTES = 12_000_000
@@ -146,6 +148,7 @@ def _to_onnx(network: MoENetwork) -> onnx.ModelProto:
         "pelton.sizes": json.dumps(asdict(network.settings)),
     }
     onnx.helper.set_model_props(model, notes)
+    tell_chosen(model, network.settings.layers)
     foreign = sorted({node.domain for node in model.graph.node} - {""})
     if foreign:
         raise ExportError(f"the graph uses operators of {', '.join(foreign)}; only standard ones run everywhere")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from models.expert_load import ExpertLoad
 from models.features import FeatureSpec
 
 CPU_BUCKETS = (1, 2, *range(4, 68, 4))  # a row costs no less in larger batches, and padding costs what rows cost
@@ -36,6 +37,7 @@ class OnnxMoE:
 
     Attributes:
         provider: what really computes: "cpu" or "cuda".
+        load: visits of the events that were counted; None if the file does not tell them, as older ones.
 
     Raises:
         RuntimeRefusedError: no such file, not an exported network, other columns, GPU required but not usable, or both
@@ -60,12 +62,20 @@ class OnnxMoE:
         self._specs = tuple(specs)
         self._session, self.provider = _open(Path(path), threads, gpu)
         self._buckets = tuple(buckets or (GPU_BUCKETS if self.provider == "cuda" else CPU_BUCKETS))
-        _check_columns(Path(path), self._session.get_modelmeta().custom_metadata_map, self._specs)
+        notes = self._session.get_modelmeta().custom_metadata_map
+        _check_columns(Path(path), notes, self._specs)
+        told = [output.name for output in self._session.get_outputs()]
+        self._chosen = [name for name in told if name.startswith("chosen_")]
+        self.load = _load(notes, len(self._chosen)) if self._chosen else None
         for bucket in self._buckets:  # the first run of a size plans memory and packs weights
             self._run(np.zeros((bucket, len(self._specs))))
 
-    def logits(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+    def logits(self, features: NDArray[np.float64], counted: bool = False) -> NDArray[np.float64]:
         """Score (events, columns) float64, NaN is null; returns (events,) float64 logits.
+
+        Args:
+            features: of the events.
+            counted: whether their visits are added to `load`: they are served, not only looked at.
 
         Raises:
             ValueError: wrong shape or an infinite value. Routers disagree about such values, so they never get there.
@@ -86,14 +96,20 @@ class OnnxMoE:
             bucket = next(size for size in self._buckets if size >= len(part))
             padded = part if len(part) == bucket else np.zeros((bucket, part.shape[1]))
             padded[: len(part)] = part
-            scored[first : first + largest] = self._run(padded)[: len(part)]
+            scored[first : first + largest] = self._run(padded, len(part) if counted else 0)[: len(part)]
         if not np.isfinite(scored).all():
             row = int(np.flatnonzero(~np.isfinite(scored))[0])
             raise ValueError(f"the model scored event {row} as {scored[row]}; its weights are broken, roll it back")
         return scored
 
-    def _run(self, features: NDArray[np.float64]) -> NDArray[np.float32]:
-        return self._session.run(["logits"], {"features": np.ascontiguousarray(features)})[0]
+    def _run(self, features: NDArray[np.float64], counted: int = 0) -> NDArray[np.float32]:
+        """Score rows, of which the first `counted` are added to the load: the rest is padding."""
+        given = {"features": np.ascontiguousarray(features)}
+        if self.load is None or not counted:
+            return self._session.run(["logits"], given)[0]
+        logits, *chosen = self._session.run(["logits", *self._chosen], given)
+        self.load.add([each[: counted * (len(each) // len(features))] for each in chosen], counted)
+        return logits
 
 
 def check_one_wheel() -> None:
@@ -143,6 +159,10 @@ def _open(path: Path, threads: int, gpu: Gpu) -> tuple[Any, str]:
             "and onnxruntime-gpu, or ask for gpu='prefer'"
         )
     return session, provider
+
+
+def _load(notes: dict[str, str], layers: int) -> ExpertLoad:
+    return ExpertLoad(layers, int(json.loads(notes["pelton.sizes"])["experts"]))
 
 
 def _check_columns(path: Path, notes: dict[str, str], specs: tuple[FeatureSpec, ...]) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle, BundleError
 from models.calibration import Blend, sigmoid
+from models.expert_load import ExpertLoad
 from models.features import FeatureSpec
 from models.ftrl import Ftrl
 from models.moe_runtime import OnnxMoE
@@ -87,6 +88,11 @@ class Scorer:
         return self._moe.provider if self._moe is not None else "none"
 
     @property
+    def load(self) -> ExpertLoad | None:
+        """How served events visited the MoE's experts; None without one, or if it does not tell."""
+        return self._moe.load if self._moe is not None else None
+
+    @property
     def rung(self) -> str:
         """Which models answer."""
         names = [name for name, model in (("moe", self._moe), ("ftrl", self._ftrl)) if model is not None]
@@ -109,7 +115,7 @@ class Scorer:
     def score(self, features: Float64s) -> Scores:
         """Score (n, f) features, NaN is null."""
         none = np.full(len(features), np.nan)
-        moe = self._moe.logits(features) if self._moe is not None and len(features) else none
+        moe = self._moe.logits(features, counted=True) if self._moe is not None and len(features) else none
         ftrl = self._ftrl.predict(features, moe) if self._ftrl is not None else none
         return Scores(sigmoid(self._blended(moe, ftrl)), moe, ftrl, self.rung)
 

@@ -1,0 +1,106 @@
+"""How evenly experts are visited: counted while a network serves, told in three figures.
+
+Letters: e experts, k that a token chooses, t tokens of an event in a layer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int64s = NDArray[np.int64]
+DEAD_SHARE = 0.01  # of the mean load: an expert below it is dead
+VISITS_MIN = 100  # per expert of a layer, in the mean: with fewer, one without a visit says nothing
+EVENTS_TOGETHER = 1_024  # counted at once
+RECENT_EVENTS = 8_192  # at least; at most twice as many
+
+
+def entropy(visits: Int64s) -> float:
+    """Return the entropy of (e,) visits over that of an even load: 1 if all are visited alike, 0 if only one is.
+
+    >>> entropy(np.array([5, 5, 5, 5])), entropy(np.array([9, 0, 0, 0]))
+    (1.0, 0.0)
+    """
+    share = visits[visits > 0] / max(int(visits.sum()), 1)
+    return float(abs((share * np.log(share)).sum()) / np.log(visits.size)) if visits.size > 1 else 1.0
+
+
+def overflow(visits: Int64s) -> float:
+    """Return how far the most visited expert is above the mean: "MaxVio".
+
+    Source: Wang et al. 2024 (arXiv:2408.15664), section 4.1.
+
+    >>> overflow(np.array([30, 10, 0, 0]))
+    2.0
+    """
+    return float(visits.max()) / max(float(visits.mean()), 1e-12) - 1
+
+
+def dead(visits: Int64s) -> int:
+    """Count the experts below 1 % of the mean load.
+
+    >>> dead(np.array([30, 10, 0, 0]))
+    2
+    """
+    return int((visits < DEAD_SHARE * max(float(visits.mean()), 1e-12)).sum())
+
+
+def is_enough(visits: Int64s) -> bool:
+    """Whether (e,) visits are so many that their figures mean something."""
+    return int(visits.sum()) >= VISITS_MIN * visits.size
+
+
+class ExpertLoad:
+    """Counts the visits of served events to each expert; any thread may add and look.
+
+    Adding only keeps what was chosen: it is counted when there is enough of it, or when somebody looks, so that a batch
+    does not wait for it.
+    """
+
+    def __init__(self, layers: int, experts: int) -> None:
+        self._experts, self._lock = experts, threading.Lock()
+        self._kept: list[list[Int64s]] = [[] for _ in range(layers)]
+        self._kept_events = 0
+        self._total = np.zeros((layers, experts), np.int64)
+        self._newer, self._older = self._total.copy(), self._total.copy()
+        self._newer_events = 0
+
+    def add(self, chosen: Sequence[Int64s], events: int) -> None:
+        """Add a batch.
+
+        Args:
+            chosen: per layer (events * t, k), the experts of each token.
+            events: how many.
+        """
+        with self._lock:
+            for kept, layer in zip(self._kept, chosen, strict=True):
+                kept.append(layer)
+            self._kept_events += events
+            if self._kept_events >= EVENTS_TOGETHER:
+                self._count()
+
+    def visits(self) -> Int64s:
+        """Return the (layers, e) visits of all events so far."""
+        with self._lock:
+            self._count()
+            return self._total.copy()
+
+    def recent(self) -> Int64s:
+        """Return the (layers, e) visits of the newest 8,192 to 16,384 events, or of all if there were fewer."""
+        with self._lock:
+            self._count()
+            return self._newer + self._older
+
+    def _count(self) -> None:
+        for layer, kept in enumerate(self._kept):
+            if kept:
+                found = np.bincount(np.concatenate(kept).ravel(), minlength=self._experts)
+                self._total[layer] += found
+                self._newer[layer] += found
+                kept.clear()
+        self._newer_events, self._kept_events = self._newer_events + self._kept_events, 0
+        if self._newer_events >= RECENT_EVENTS:
+            self._older, self._newer, self._newer_events = self._newer, np.zeros_like(self._newer), 0
