@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.expert_load import dead, entropy, overflow
 from models.train.dataset import Dataset
+
+POINTS_MAX = 500  # of a curve in the report: neighbouring steps of a longer training share one
 
 
 @dataclass
@@ -18,7 +21,30 @@ class History:
 
     losses: list[float] = field(default_factory=list)
     gradient_norms: list[float] = field(default_factory=list)
+    part_norms: dict[str, list[float]] = field(default_factory=dict)
     epochs: list[dict[str, Any]] = field(default_factory=list)
+
+    def add_step(self, loss: float, norm: float, part_norms: dict[str, float]) -> None:
+        """Note one optimizer step: training loss, norm of the gradient before clipping, and of each part of it."""
+        self.losses.append(loss)
+        self.gradient_norms.append(norm)
+        for part, its in part_norms.items():
+            self.part_norms.setdefault(part, []).append(its)
+
+    def curves(self, points_max: int = POINTS_MAX) -> dict[str, Any]:
+        """Return means over neighbouring steps, and the last step of each; None where a part was not noted."""
+        together = max(1, math.ceil(len(self.losses) / points_max))
+        starts = range(0, len(self.losses), together)
+
+        def means(values: list[float]) -> list[float | None]:
+            late = len(self.losses) - len(values)  # a checkpoint of before it was noted has none
+            spans = [values[max(start - late, 0) : max(start + together - late, 0)] for start in starts]
+            return [float(f"{np.mean(span):.6g}") if span else None for span in spans]
+
+        return {
+            "step": [min(start + together, len(self.losses)) for start in starts], "loss": means(self.losses), "gradient_norm": means(self.gradient_norms),
+            "part_norms": {part: means(norms) for part, norms in self.part_norms.items()},
+        }  # fmt: skip
 
     @property
     def best_epoch(self) -> int:
@@ -36,16 +62,12 @@ class History:
 
 
 def load_figures(visits: NDArray[np.int64]) -> dict[str, Any]:
-    """Describe how evenly the experts of a block were used.
-
-    MaxVio = largest load / mean load - 1 (Wang et al. 2024, arXiv:2408.15664, section 4.1); an expert is dead below
-    1 % of the mean load.
-    """
-    mean = max(float(visits.mean()), 1e-12)
+    """Describe how evenly the experts of a block were used, see `models.expert_load`."""
     return {
         "visits": visits.tolist(),
-        "max_violation": round(float(visits.max()) / mean - 1, 4),
-        "dead_experts": int((visits < 0.01 * mean).sum()),
+        "max_violation": round(overflow(visits), 4),
+        "dead_experts": dead(visits),
+        "entropy": round(entropy(visits), 4),
     }
 
 
@@ -84,6 +106,7 @@ def write_report(
         "loads": best["loads"],
         "epochs": history.epochs,
         "steps": len(history.losses),
+        "curves": history.curves(),
     }
     (out_dir / "training_report.json").write_text(json.dumps(report, indent=1) + "\n")
     _plots(out_dir, history, data.labels[data.validation], scores, data.validation_weights)

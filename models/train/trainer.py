@@ -20,6 +20,7 @@ from torch import Tensor
 from models.features import FeatureSpec
 from models.moe.bins import learn_code, number_columns
 from models.moe.network import MoENetwork
+from models.moe.parts import PARTS, part_of
 from models.moe.settings import MoESettings
 from models.train import checkpoint
 from models.train.dataset import Dataset, prepare
@@ -234,6 +235,7 @@ class _Run:
             ((loss + balance) * (len(part) / len(rows))).backward()
             loss_sum += float(loss.detach()) * len(part) / len(rows)
             visits = [total + r.visits for total, r in zip(visits, routings, strict=True)]
+        parts = self._part_norms()
         norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip))
         if not (math.isfinite(loss_sum) and math.isfinite(norm)):
             raise ValueError(
@@ -244,9 +246,16 @@ class _Run:
         for router, total in zip(self.network.routers(), visits, strict=True):
             router.rebalance(total, self.sizes.bias_step)
         self._average(step)
-        self.history.losses.append(loss_sum)
-        self.history.gradient_norms.append(norm)
+        self.history.add_step(loss_sum, norm, parts)
         return loss_sum, visits
+
+    def _part_norms(self) -> dict[str, float]:
+        """Compute the gradient's norm of each part of the network, before clipping."""
+        gradients: dict[str, list[Tensor]] = {part: [] for part in PARTS}
+        for name, parameter in self.network.named_parameters():
+            if parameter.grad is not None:
+                gradients[part_of(name)].append(parameter.grad)
+        return {part: float(torch.nn.utils.get_total_norm(its)) for part, its in gradients.items() if its}
 
     def _loss(self, members: Tensor, labels: Tensor) -> Tensor:
         target = labels.float().unsqueeze(1).expand_as(members)  # (n, m): each member learns by itself

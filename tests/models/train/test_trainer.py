@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.features import FeatureSpec
+from models.moe.parts import PARTS
 from models.moe.settings import MoESettings
 from models.train import checkpoint
 from models.train.checkpoint import CheckpointError
@@ -68,6 +69,12 @@ def test_the_report_tells_figures_loads_and_provenance(trained):
     assert len(report["loads"]) == SIZES.layers
     assert all(sum(load["visits"]) > 0 for load in report["loads"])
     assert len(report["data_sha256"]) == 64
+    curves = report["curves"]
+    assert curves["step"] == list(range(1, report["steps"] + 1))
+    parts = np.array(list(curves["part_norms"].values()))
+    assert set(curves["part_norms"]) == set(PARTS)
+    assert (parts > 0).all()
+    np.testing.assert_allclose(np.sqrt((parts**2).sum(0)), curves["gradient_norm"], rtol=1e-4)
     assert (trained.out_dir / "training_report.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -84,6 +91,7 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(trained, tmp_path):
     for name, array in trained.network.state_dict().items():
         assert torch.equal(array, resumed.network.state_dict()[name]), name
     assert resumed.report["epochs"] == trained.report["epochs"]
+    assert resumed.report["curves"] == trained.report["curves"]
 
 
 def test_the_same_seed_gives_the_same_network_and_another_seed_another(trained, tmp_path):
@@ -163,7 +171,19 @@ def test_a_torn_or_foreign_checkpoint_is_refused(tmp_path):
 
 def test_load_figures_count_the_worst_and_the_dead():
     figures = load_figures(np.array([30, 10, 0, 0]))
-    assert figures == {"visits": [30, 10, 0, 0], "max_violation": 2.0, "dead_experts": 2}
+    assert figures == {"visits": [30, 10, 0, 0], "max_violation": 2.0, "dead_experts": 2, "entropy": 0.4056}
+
+
+def test_curves_of_a_long_training_are_means_of_neighbouring_steps():
+    history = History()
+    for step in range(7):
+        history.add_step(float(step), 10.0 * step, {"head": 1.0} if step >= 5 else {})
+    curves = history.curves(points_max=3)
+    assert curves["step"] == [3, 6, 7]
+    assert curves["loss"] == [1, 4, 6]
+    assert curves["gradient_norm"] == [10, 40, 60]
+    assert curves["part_norms"] == {"head": [None, 1, 1]}  # noted from step 5 on
+    assert History().curves()["step"] == []
 
 
 def test_patience_counts_from_the_best_epoch():
