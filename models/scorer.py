@@ -1,7 +1,8 @@
 """From features to scores: the MoE, the online learner and their calibrated blend, as one bundle serves them.
 
 Parts of a bundle: `specs.json` (the columns), `blend.json` (calibration), `typical.json` (the baseline of reasons),
-`moe.onnx` and `ftrl.npz` where the task has that model. A learner snapshot replaces `ftrl.npz`.
+`moe.onnx` and `ftrl.npz` where the task has that model, `training.json` (what its training was like) for people only.
+A learner snapshot replaces `ftrl.npz`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from models.row_memo import RowMemo
 
 Float64s = NDArray[np.float64]
 SPECS, BLEND, TYPICAL, MOE, FTRL = "specs.json", "blend.json", "typical.json", "moe.onnx", "ftrl.npz"
+TRAINING = "training.json"
 REASONS_TOP = 3
 # Made once, here: msgspec crashes if two threads meet a type for the first time at once.
 _SPECS_DECODER = msgspec.json.Decoder(list[FeatureSpec])

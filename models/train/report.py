@@ -42,9 +42,11 @@ class History:
             return [float(f"{np.mean(span):.6g}") if span else None for span in spans]
 
         return {
-            "step": [min(start + together, len(self.losses)) for start in starts], "loss": means(self.losses), "gradient_norm": means(self.gradient_norms),
+            "step": [min(start + together, len(self.losses)) for start in starts],
+            "loss": means(self.losses),
+            "gradient_norm": means(self.gradient_norms),
             "part_norms": {part: means(norms) for part, norms in self.part_norms.items()},
-        }  # fmt: skip
+        }
 
     @property
     def best_epoch(self) -> int:

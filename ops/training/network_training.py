@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,6 +63,12 @@ def train_network(known: Dataset, settings: NetworkSettings, folder: Path, progr
     worst = max(report.differences.values())
     progress(Stage("export", 1, 1, f"{report.size_bytes / 1e6:.1f} MB, equal to torch within {worst:.0e}"))
     return (folder / MOE).read_bytes(), folder / "training_report.json"
+
+
+def remembered(report_path: Path) -> bytes:
+    """Return what a bundle keeps of a training report: what is equal in equal trainings, and in no other part."""
+    report = msgspec.json.decode(report_path.read_bytes())
+    return msgspec.json.encode({name: value for name, value in report.items() if name not in ("seconds", "columns")})
 
 
 def _network_settings(settings: NetworkSettings, events: int, positives: int) -> TrainSettings:

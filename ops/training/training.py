@@ -26,10 +26,10 @@ from models.calibration import Blend, sigmoid
 from models.ftrl import Ftrl, FtrlSettings
 from models.metrics import average_precision, calibration_error, log_loss, roc_auc
 from models.reasons import typical_row
-from models.scorer import MOE, bundle_parts
+from models.scorer import MOE, TRAINING, bundle_parts
 from ops.progress import Progress, Stage, silent
 from ops.training.history import as_known, only_between, read_history
-from ops.training.network_training import NetworkSettings, served_logits, train_network
+from ops.training.network_training import NetworkSettings, remembered, served_logits, train_network
 from pipeline.app import App, Task
 from pipeline.dataset import Dataset
 
@@ -171,6 +171,8 @@ def train_on(
     blend = Blend.fit(names, judged, known.labels[held])
     typical = typical_row(known.features[:: -(-len(known) // TYPICAL_ROWS)], known.specs)
     parts = bundle_parts(known.specs, blend, typical, network, learner.snapshot() if learner is not None else None)
+    if report_path is not None:
+        parts[TRAINING] = remembered(report_path)
     metrics = _metrics(blend, judged, known.labels[held])
     meta = BundleMeta(
         name=f"{task.name} {'+'.join(names)}", task=task.name, created_ms=settings.created_ms,
