@@ -21,7 +21,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from models.features import FeatureSpec
-from models.moe.network import MoENetwork
+from models.moe.network import MoENetwork, cut_out
 from models.onnx_outputs import tell_chosen
 
 LARGEST_DIFFERENCE = 1e-5  # of a logit between torch and ONNX Runtime, in fp32
@@ -60,7 +60,9 @@ class _Logits(nn.Module):
         return self.network.logits(features)  # (n,) float32
 
 
-def export(network: MoENetwork, path: Path, rows: NDArray[np.float64], seed: int = 0) -> ExportReport:
+def export(
+    network: MoENetwork, path: Path, rows: NDArray[np.float64], seed: int = 0, task: str | None = None
+) -> ExportReport:
     """Write `network` to `path` after the parity gate; a file that fails is never left behind.
 
     Args:
@@ -68,12 +70,13 @@ def export(network: MoENetwork, path: Path, rows: NDArray[np.float64], seed: int
         path: of the ONNX file; an older one is replaced.
         rows: (events, columns) real feature rows for the gate, at least one; more are drawn around them.
         seed: of the drawn rows.
+        task: on event features; only what it needs is written. May be left out where there is one only.
 
     Raises:
         ExportError: the file would be over 12 MB, or a logit differs by more than 1e-5 from torch.
     """
-    cases = probes(rows, network.specs, np.random.default_rng(seed))
-    network = copy.deepcopy(network).cpu().eval()
+    network = cut_out(network, task).cpu().eval()
+    cases = probes(rows, network.encoders[0].specs, np.random.default_rng(seed))
     _check_size(sum(array.nbytes for array in network.state_dict().values()))  # at once, not after the export
     model = _to_onnx(network)
     _check_size(model.ByteSize())
@@ -113,7 +116,8 @@ def probes(
 
 
 def _to_onnx(network: MoENetwork) -> onnx.ModelProto:
-    sample = torch.zeros(3, len(network.specs), dtype=torch.float64)
+    specs = network.encoders[0].specs
+    sample = torch.zeros(3, len(specs), dtype=torch.float64)
     _set_exporting(network, True)
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level
@@ -143,8 +147,9 @@ def _to_onnx(network: MoENetwork) -> onnx.ModelProto:
     for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
         del value.metadata_props[:]
     del model.metadata_props[:]
+    _rename(model, _names(network))
     notes = {
-        "pelton.columns": json.dumps([asdict(spec) for spec in network.specs]),
+        "pelton.columns": json.dumps([asdict(spec) for spec in specs]),
         "pelton.sizes": json.dumps(asdict(network.settings)),
     }
     onnx.helper.set_model_props(model, notes)
@@ -156,8 +161,27 @@ def _to_onnx(network: MoENetwork) -> onnx.ModelProto:
     return model
 
 
+def _names(network: MoENetwork) -> dict[str, str]:
+    """Tell the name in the graph of each array: there is one task, and its head is called what it is."""
+    head = type(network.heads[0]).__name__.lower()
+    shorter = (("encoders.0.", "encoder."), ("trunk.", ""), ("heads.0.", f"{head}."))
+    names = {}
+    for name in (*dict(network.named_parameters()), *dict(network.named_buffers())):
+        old, new = next((old, new) for old, new in shorter if name.startswith(old))
+        names[f"network.{name}"] = f"network.{new}{name.removeprefix(old)}"
+    return names
+
+
+def _rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
+    for initializer in model.graph.initializer:
+        initializer.name = names.get(initializer.name, initializer.name)
+    for node in model.graph.node:
+        for place, tensor in enumerate(node.input):
+            node.input[place] = names.get(tensor, tensor)
+
+
 def _set_exporting(network: MoENetwork, on: bool) -> None:
-    for block in network.blocks:
+    for block in network.trunk.blocks:
         block.experts.exporting = on
 
 
@@ -189,18 +213,18 @@ def _crowd(router: nn.Module) -> None:
 
 def _with_routers_of(bent: MoENetwork, original: MoENetwork, model: onnx.ModelProto) -> onnx.ModelProto:
     """Copy the graph with the arrays of bent routers, which is quicker than another export."""
-    arrays = {name: array.numpy() for name, array in original.state_dict().items() if ".router." in name}
+    names = _names(original)
+    arrays = {names[f"network.{name}"]: array for name, array in original.state_dict().items() if ".router." in name}
+    after = {names[f"network.{name}"]: array for name, array in bent.state_dict().items() if ".router." in name}
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     replaced = []
     for initializer in copied.graph.initializer:
-        name = initializer.name.removeprefix("network.")
-        if name in arrays:
-            array = bent.state_dict()[name].numpy()
-            initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
-            replaced.append(name)
+        if initializer.name in arrays:
+            initializer.CopyFrom(numpy_helper.from_array(after[initializer.name].numpy(), initializer.name))
+            replaced.append(initializer.name)
     for name, array in arrays.items():  # the exporter keeps one of equal arrays, and all routers are bent alike
-        if not any(np.array_equal(array, arrays[other]) for other in replaced):
+        if not any(torch.equal(array, arrays[other]) for other in replaced):
             raise ExportError(
                 f"{name} is not in the graph under its name, so ties and crowded experts cannot be checked; "
                 "use the torch and onnxscript versions that the project pins"

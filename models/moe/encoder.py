@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.features import FeatureSpec
 from models.moe.bins import LARGEST_Z, NumberCode
 from models.moe.settings import MoESettings
-from models.moe.tokens import TokenPlan
+from models.moe.tokens import TokenPlan, plan_tokens
 
 
 class NumberEncoder(nn.Module):
@@ -85,10 +85,16 @@ class CategoryEncoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Sum the columns of each group into one token, and neighbouring steps of the sequence into one token."""
+    """Sum the columns of each group into one token, and neighbouring steps of the sequence into one token.
 
-    def __init__(self, specs: Sequence[FeatureSpec], plan: TokenPlan, settings: MoESettings) -> None:
+    Raises:
+        ValueError: from the plan, if the columns cannot be made into tokens.
+    """
+
+    def __init__(self, specs: Sequence[FeatureSpec], settings: MoESettings) -> None:
         super().__init__()
+        self.specs = tuple(specs)
+        self.plan = plan = plan_tokens(specs, settings)
         d, c = settings.width, settings.category_width
         numbers = [[column for column in group if specs[column].kind == "number"] for group in plan.groups]
         categories = [[column for column in group if specs[column].kind == "category"] for group in plan.groups]
@@ -125,12 +131,12 @@ class Encoder(nn.Module):
         for encoder, part in parts:
             encoder.load_code(NumberCode(code.shift[part], code.scale[part], code.lower[part], code.slope[part]))
 
-    def forward(self, features: Tensor) -> Tensor:  # (n, F) float64, NaN is null
-        """Make (n, F) columns (n, t, d) tokens: the summary, the groups, the sequence."""
+    def forward(self, features: Tensor) -> tuple[Tensor, None]:  # (n, F) float64, NaN is null
+        """Make (n, F) columns (n, t, d) tokens: the summary, the groups, the sequence. All are always present."""
         tokens = [self.summary.expand(features.shape[0], 1, -1), *self._event(features)]
         if self.sequence_tokens:
             tokens.append(self._sequence(features))
-        return torch.cat(tokens, dim=1)  # (n, t, d)
+        return torch.cat(tokens, dim=1), None  # (n, t, d)
 
     def _event(self, features: Tensor) -> list[Tensor]:
         sources = []

@@ -3,6 +3,8 @@
 Letters: n rows (tokens of all events), d width, e experts, k chosen, f hidden numbers of an expert.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +25,9 @@ class SparseExperts(nn.Module):
     """y = shared(x) + sum over chosen i of weight_i * expert_i(x).
 
     Rows are sorted by expert, so that each expert does one dense product over the rows it was given; no row is dropped.
-    Source: DeepSeekMoE (arXiv:2401.06066), equations 9 to 11.
+    Rows that are padding sort behind those of the last expert, and none is asked.
+    Source: DeepSeekMoE (arXiv:2401.06066), equations 9 to 11; one choice per example: Mobile V-MoEs, Daxberger et al.
+    2023 (arXiv:2309.04354), section 3.
     """
 
     def __init__(self, settings: MoESettings) -> None:
@@ -36,15 +40,31 @@ class SparseExperts(nn.Module):
         self.shared_down = nn.Parameter(torch.randn(g, d) * (g * 2 * settings.layers) ** -0.5)
         self.exporting = False  # set by models/export.py: the number of rows per expert is then a run-time value
 
-    def forward(self, rows: Tensor) -> tuple[Tensor, Routing | None]:  # (n, d)
-        """Give (n, d) answers, and while training what the router did."""
-        weights, ids, routing = self.router(rows)  # (n, k), (n, k)
+    def forward(
+        self, rows: Tensor, allowed: Tensor | None = None, present: Tensor | None = None, per_choice: int = 1
+    ) -> tuple[Tensor, Routing | None]:  # (n, d)
+        """Give (n, d) answers, and while training what the router did.
+
+        Args:
+            rows: tokens.
+            allowed: (e,) bool, the experts that may be visited; all, if not given.
+            present: (n,) bool, false for padding; all are, if not given.
+            per_choice: how many rows, one after another, go to the same experts, chosen by their mean.
+        """
+        deciding, tokens = _deciding(rows, present, per_choice)
+        weights, ids, routing = self.router(deciding, allowed, tokens)  # (n, k), (n, k)
+        if per_choice > 1:
+            weights, ids = (of_choice.repeat_interleave(per_choice, dim=0) for of_choice in (weights, ids))
+        if present is not None:
+            ids = torch.where(present.unsqueeze(1), ids, self.router.experts)
         n, k = ids.shape
         order = ids.flatten().sort()[1]  # (n * k,) visits, those of expert 0 first
-        parts = self._split(rows.index_select(0, order // k), ids.flatten())
+        parts = self._split(rows.index_select(0, order // k), ids.flatten(), 0 if present is None else 1)
         # unbind, not up[i]: the gradient of an index is a zero array as large as all experts together
-        each = zip(parts, self.up.unbind(0), self.down.unbind(0), strict=True)
-        visited = torch.cat([swiglu(part, up, down) for part, up, down in each])  # (n * k, d), sorted by expert
+        each = zip(self.up.unbind(0), self.down.unbind(0), strict=True)
+        answers = [swiglu(part, up, down) for part, (up, down) in zip(parts, each, strict=False)]
+        answers += [torch.zeros_like(part) for part in parts[len(answers) :]]
+        visited = torch.cat(answers)  # (n * k, d), sorted by expert
         back = torch.zeros_like(order).scatter(0, order, torch.arange(n * k, device=order.device))
         routed = visited.index_select(0, back).view(
             n, k, rows.shape[1]
@@ -52,8 +72,8 @@ class SparseExperts(nn.Module):
         routed = (routed * weights.unsqueeze(-1)).sum(1)  # (n, d)
         return routed + swiglu(rows, self.shared_up, self.shared_down), routing
 
-    def _split(self, visits: Tensor, ids: Tensor) -> list[Tensor]:
-        e = self.router.experts
+    def _split(self, visits: Tensor, ids: Tensor, more: int) -> list[Tensor]:
+        e = self.router.experts + more  # one more for padding
         counts = nn.functional.one_hot(ids, e).sum(0)  # (e,)
         if self.exporting:  # the shapes given here are placeholders: the export deletes them again
             return list(
@@ -67,3 +87,23 @@ class SparseExperts(nn.Module):
                 )
             )
         return list(visits.split(counts.tolist()))
+
+    @torch.no_grad()
+    def keep(self, experts: Sequence[int]) -> None:
+        """Forget all experts but these, for good."""
+        chosen = torch.tensor(experts, device=self.up.device)
+        self.up, self.down = (nn.Parameter(array.index_select(0, chosen)) for array in (self.up, self.down))
+        self.router.keep(chosen)
+
+
+def _deciding(rows: Tensor, present: Tensor | None, per_choice: int) -> tuple[Tensor, Tensor | None]:
+    """Give what the router sees, and for how many tokens each row of that decides."""
+    if per_choice == 1:
+        return rows, None if present is None else present.long()
+    together = rows.view(-1, per_choice, rows.shape[1])  # (examples, per_choice, d)
+    if present is None:
+        tokens = torch.full((together.shape[0],), per_choice, device=rows.device)
+        return together.mean(1), tokens
+    here = present.view(-1, per_choice, 1)
+    tokens = here.sum((1, 2))  # (examples,)
+    return torch.where(here, together, 0).sum(1) / tokens.unsqueeze(1), tokens

@@ -1,117 +1,139 @@
-"""The network: tokens, blocks of attention and sparse experts, a small committee of heads, one logit per event.
+"""The network: for each task an encoder before and a head after one trunk that all share.
 
-Letters: n events, F columns, t tokens of an event, d width, h heads, m committee members, e experts.
-Reading order: MoENetwork.forward, then Block, Attention, Committee; encoder.py and experts.py for the rest.
+    raw inputs of a task --encoder--> tokens (n, t, d) --trunk--> summary (n, d), or every token --head--> its logits
+
+Letters: n examples, t tokens of an example, d width, m committee members.
+Reading order: MoENetwork.forward, then trunk.py. The parts of risk: encoder.py, and Committee below.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models.features import FeatureSpec
 from models.moe.encoder import Encoder
-from models.moe.experts import SparseExperts
 from models.moe.router import Routing
 from models.moe.settings import MoESettings
-from models.moe.tokens import TokenPlan, plan_tokens
+from models.moe.trunk import Trunk
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What one task has of its own.
+
+    Attributes:
+        encoder: makes the encoder from the settings. `encoder(inputs)` gives tokens (n, t, d), the summary first, and
+            which are present (n, t), or None if all are. What `inputs` is, one tensor or several, is between the
+            encoder and who calls the network.
+        head: makes the head from the settings. `head(summary (n, d))`, or `head(tokens (n, t, d), present)` with
+            `every_token`, gives what the loss of the task takes; `head.served(that)` gives what is served.
+        experts: that the task may visit, ascending; None is all. See `models.moe.trunk.share_out`.
+        whole: one choice of experts per example instead of one per token.
+        every_token: the head reads every token, not the summary alone.
+    """
+
+    encoder: Callable[[MoESettings], nn.Module]
+    head: Callable[[MoESettings], nn.Module]
+    experts: Sequence[int] | None = None
+    whole: bool = False
+    every_token: bool = False
 
 
 class MoENetwork(nn.Module):
-    """A feature matrix to logits of the positive class.
+    """Raw inputs of a task to its logits.
+
+    Args:
+        branches: task -> its parts.
+        settings: sizes of the trunk.
+
+    Raises:
+        ValueError: no task, or experts that cannot be visited.
+    """
+
+    def __init__(self, branches: Mapping[str, Branch], settings: MoESettings) -> None:
+        super().__init__()
+        if not branches:
+            raise ValueError("there is no task; give the network at least one")
+        self.settings, self.branches = settings, dict(branches)
+        self.encoders = nn.ModuleList(branch.encoder(settings) for branch in branches.values())
+        self.trunk = Trunk(settings, {task: branch.experts for task, branch in branches.items()})
+        self.heads = nn.ModuleList(branch.head(settings) for branch in branches.values())
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks, in the order of encoders and heads."""
+        return tuple(self.branches)
+
+    def forward(self, inputs: Any, task: str | None = None) -> tuple[Any, list[Routing]]:
+        """Give what the head of `task` makes of `inputs`, and while training each block's routing.
+
+        The task may be left out where there is one only.
+        """
+        place = self.place(task)
+        branch = self.branches[self.tasks[place]]
+        x, present = self.encoders[place](inputs)  # (n, t, d), (n, t) or None
+        x, routings = self.trunk(x, self.tasks[place], present, branch.whole, branch.every_token)
+        head = self.heads[place]
+        return (head(x, present) if branch.every_token else head(x)), routings
+
+    def logits(self, inputs: Any, task: str | None = None) -> Any:
+        """Give what is served of `inputs`: of events (n, F) float64 their logits (n,) float32."""
+        return self.heads[self.place(task)].served(self(inputs, task)[0])
+
+    def place(self, task: str | None = None) -> int:
+        """Return which of the encoders and heads are the task's.
+
+        Raises:
+            ValueError: no such task, or none named where there are several.
+        """
+        if task is None and len(self.tasks) == 1:
+            return 0
+        if task not in self.tasks:
+            raise ValueError(f"the network has no task {task!r}; it has {', '.join(self.tasks)}")
+        return self.tasks.index(task)
+
+    def routers(self) -> list:
+        """List the routers, first block first."""
+        return self.trunk.routers()
+
+
+def cut_out(network: MoENetwork, task: str | None = None) -> MoENetwork:
+    """Copy what one task needs: its encoder, head and experts. Its answers stay the same, to the last rounding.
+
+    Source: Kudugunta et al. 2021 (arXiv:2110.03742), section 3.
+    """
+    place = network.place(task)
+    task = network.tasks[place]
+    alone = copy.copy(network)  # so that the other tasks' parts are not copied only to be dropped
+    alone._modules = {
+        "encoders": nn.ModuleList([copy.deepcopy(network.encoders[place])]),
+        "trunk": copy.deepcopy(network.trunk),
+        "heads": nn.ModuleList([copy.deepcopy(network.heads[place])]),
+    }
+    alone.trunk.keep(task)
+    alone.branches = {task: replace(network.branches[task], experts=None)}
+    alone.settings = replace(network.settings, experts=int(alone.trunk.allowed.sum()))
+    alone.trunk.settings = alone.settings
+    return alone
+
+
+def event_branch(specs: Sequence[FeatureSpec], experts: Sequence[int] | None = None) -> Branch:
+    """Tell the parts of a task on event features: (n, F) float64, NaN is null, to logits of the positive class."""
+    return Branch(partial(Encoder, tuple(specs)), Committee, experts)
+
+
+def event_network(specs: Sequence[FeatureSpec], settings: MoESettings, task: str = "risk") -> MoENetwork:
+    """Make the network of one task on event features.
 
     Raises:
         ValueError: from the plan, if the columns cannot be made into tokens.
     """
-
-    def __init__(self, specs: Sequence[FeatureSpec], settings: MoESettings) -> None:
-        super().__init__()
-        self.specs, self.settings = tuple(specs), settings
-        self.plan: TokenPlan = plan_tokens(specs, settings)
-        self.encoder = Encoder(specs, self.plan, settings)
-        self.dropout = nn.Dropout(settings.dropout)
-        # the answer is read from the summary token alone, so the last block computes nothing else
-        self.blocks = nn.ModuleList(
-            Block(settings, summary_only=layer == settings.layers - 1) for layer in range(settings.layers)
-        )
-        self.norm = RMSNorm(settings.width)
-        self.committee = Committee(settings)
-
-    def forward(self, features: Tensor) -> tuple[Tensor, list[Routing]]:  # (n, F) float64, NaN is null
-        """Give (n, m) logits, one per committee member, and while training each block's routing."""
-        x = self.dropout(self.encoder(features))  # (n, t, d)
-        routings = []
-        for block in self.blocks:
-            x, routing = block(x)  # (n, t, d), after the last block (n, 1, d)
-            if routing is not None:
-                routings.append(routing)
-        return self.committee(self.norm(x[:, 0])), routings  # (n, m)
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Give the committee's mean logit: (n, F) float64 to (n,) float32."""
-        return self(features)[0].float().mean(1)
-
-    def routers(self) -> list:
-        """List the routers, first block first."""
-        return [block.experts.router for block in self.blocks]
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + experts(norm(x)). Pre-norm, as in LLaMA (arXiv:2302.13971), section 2.2."""
-
-    def __init__(self, settings: MoESettings, summary_only: bool) -> None:
-        super().__init__()
-        self.summary_only = summary_only
-        self.attention_norm = RMSNorm(settings.width)
-        self.attention = Attention(settings)
-        self.experts_norm = RMSNorm(settings.width)
-        self.experts = SparseExperts(settings)
-        self.dropout = nn.Dropout(settings.dropout)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Routing | None]:  # (n, t, d)
-        """Give (n, t, d), or (n, 1, d) if only the summary goes on."""
-        seen = self.attention_norm(x)
-        asking = slice(0, 1) if self.summary_only else slice(None)
-        x = x[:, asking] + self.dropout(self.attention(seen[:, asking], seen))  # (n, t or 1, d)
-        rows = self.experts_norm(x)
-        y, routing = self.experts(rows.reshape(-1, rows.shape[-1]))  # every token is routed by itself
-        return x + self.dropout(y.view(x.shape)), routing
-
-
-class Attention(nn.Module):
-    """softmax(q k^T / sqrt(d / h)) v over the tokens of one event, no mask. Source: arXiv:1706.03762, equation 1."""
-
-    def __init__(self, settings: MoESettings) -> None:
-        super().__init__()
-        d = settings.width
-        self.heads, self.head_width = settings.heads, d // settings.heads
-        self.query = nn.Linear(d, d, bias=False)
-        self.key_value = nn.Linear(d, 2 * d, bias=False)
-        self.out = nn.Linear(d, d, bias=False)
-        nn.init.normal_(self.out.weight, std=(d * 2 * settings.layers) ** -0.5)
-
-    def forward(self, asking: Tensor, seen: Tensor) -> Tensor:  # (n, a, d), (n, t, d)
-        """Let `a` tokens look at all `t` tokens of their event; returns (n, a, d)."""
-        key, value = self.key_value(seen).chunk(2, dim=-1)
-        q, k, v = (self._by_head(x) for x in (self.query(asking), key, value))  # (n, h, a or t, d / h)
-        share = (q @ k.transpose(2, 3) * self.head_width**-0.5).softmax(dim=-1)  # (n, h, a, t)
-        return self.out((share @ v).transpose(1, 2).reshape(asking.shape))
-
-    def _by_head(self, x: Tensor) -> Tensor:
-        return x.view(x.shape[0], x.shape[1], self.heads, self.head_width).transpose(1, 2)
-
-
-class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + 1e-6) * gain, in fp32. Source: Zhang, Sennrich 2019 (arXiv:1910.07467), equation 4."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:  # (..., d)
-        """Scale each row to a mean square of 1, times the gain."""
-        x = x.float()
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * self.gain
+    return MoENetwork({task: event_branch(specs)}, settings)
 
 
 class Committee(nn.Module):
@@ -132,6 +154,10 @@ class Committee(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(self, x: Tensor) -> Tensor:  # (n, d)
-        """Give (n, m) logits."""
+        """Give (n, m) logits, one per member."""
         hidden = (x.unsqueeze(1) * self.r) @ self.w * self.s + self.c  # (n, m, g)
         return (self.dropout(nn.functional.gelu(hidden)) * self.b).sum(-1) + self.base  # (n, m)
+
+    def served(self, members: Tensor) -> Tensor:
+        """Give the mean logit (n,) of (n, m)."""
+        return members.float().mean(1)

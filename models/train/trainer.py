@@ -19,7 +19,7 @@ from torch import Tensor
 
 from models.features import FeatureSpec
 from models.moe.bins import learn_code, number_columns
-from models.moe.network import MoENetwork
+from models.moe.network import MoENetwork, event_network
 from models.moe.parts import PARTS, part_of
 from models.moe.settings import MoESettings
 from models.train import checkpoint
@@ -132,7 +132,7 @@ def load_trained(out_dir: Path) -> TrainedMoE:
     arrays, notes = checkpoint.load(out_dir / "checkpoint.safetensors")
     specs = tuple(FeatureSpec(**column) for column in notes["identity"]["columns"])
     sizes = MoESettings(**notes["identity"]["sizes"])
-    network = MoENetwork(specs, sizes)
+    network = event_network(specs, sizes)
     network.load_state_dict(checkpoint.part(arrays, "best."))
     report = out_dir / "training_report.json"
     told = json.loads(report.read_text()) if report.is_file() else {}
@@ -165,14 +165,15 @@ class _Run:
         self.data, self.specs, self.settings, self.sizes = data, specs, settings, sizes
         self.device, self.path = device, path
         torch.manual_seed(settings.seed)
-        self.network = MoENetwork(specs, sizes)
+        self.network = event_network(specs, sizes)
         rows = data.training_rows()
         rows = rows[:: -(-len(rows) // CODE_ROWS_MAX)]
         kinds = [spec.kind for spec in specs]
-        inputs = number_columns(data.features[rows], data.labels[rows], self.network.plan, kinds)
-        self.network.encoder.load_codes(learn_code(*inputs, bins=sizes.bins))
+        encoder = self.network.encoders[0]
+        inputs = number_columns(data.features[rows], data.labels[rows], encoder.plan, kinds)
+        encoder.load_codes(learn_code(*inputs, bins=sizes.bins))
         with torch.no_grad():  # start at the base rate: the first steps then learn what differs between events
-            self.network.committee.base.fill_(math.log(len(data.positives) / len(data.negatives)))
+            self.network.heads[0].base.fill_(math.log(len(data.positives) / len(data.negatives)))
         self.network.to(device)
         self.optimizer = torch.optim.AdamW(self._groups(), lr=0.0, betas=(0.9, 0.98))
         self.average = {name: array.clone() for name, array in self.network.state_dict().items()}
@@ -284,7 +285,7 @@ class _Run:
         return ranking_figures(self.data.labels[self.data.validation], logits, self.data.validation_weights)
 
     def _with(self, arrays: dict[str, Tensor]) -> MoENetwork:
-        network = MoENetwork(self.specs, self.sizes).to(self.device)
+        network = event_network(self.specs, self.sizes).to(self.device)
         network.load_state_dict(arrays)
         return network.eval()
 

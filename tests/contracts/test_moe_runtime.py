@@ -11,7 +11,7 @@ import torch
 from models.export import ExportError, export
 from models.features import FeatureSpec
 from models.moe.bins import learn_code, number_columns
-from models.moe.network import MoENetwork
+from models.moe.network import MoENetwork, event_network
 from models.moe.settings import MoESettings
 from models.moe_runtime import OnnxMoE, RuntimeRefusedError, check_one_wheel
 
@@ -35,10 +35,10 @@ def rows(n: int, seed: int = 3) -> np.ndarray:
 
 def network(sizes: MoESettings = SIZES) -> MoENetwork:
     torch.manual_seed(1)
-    made = MoENetwork(SPECS, sizes).eval()
-    inputs = number_columns(rows(500), np.zeros(500, np.uint8), made.plan, [spec.kind for spec in SPECS])
-    made.encoder.load_codes(learn_code(*inputs, bins=sizes.bins))
-    torch.nn.init.normal_(made.committee.b, std=0.3)  # scores spread over several units, as trained ones do
+    made = event_network(SPECS, sizes).eval()
+    inputs = number_columns(rows(500), np.zeros(500, np.uint8), made.encoders[0].plan, [spec.kind for spec in SPECS])
+    made.encoders[0].load_codes(learn_code(*inputs, bins=sizes.bins))
+    torch.nn.init.normal_(made.heads[0].b, std=0.3)  # scores spread over several units, as trained ones do
     return made
 
 
@@ -148,7 +148,7 @@ def test_the_file_is_small_standard_and_says_what_it_takes(path):
 
 def test_a_graph_that_differs_from_torch_is_not_written(tmp_path):
     amplified = network()
-    amplified.committee.b.data *= 1e4  # rounding, made visible
+    amplified.heads[0].b.data *= 1e4  # rounding, made visible
     with pytest.raises(ExportError, match=r"ONNX Runtime and torch differ by .* so nothing was written"):
         export(amplified, tmp_path / "model.onnx", rows(10))
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ from models.features import FeatureSpec
 from models.moe.bins import NumberCode
 from models.moe.encoder import CategoryEncoder, NumberEncoder
 from models.moe.experts import SparseExperts, swiglu
-from models.moe.network import MoENetwork
+from models.moe.network import MoENetwork, event_network
 from models.moe.settings import MoESettings
 
 SMALL = MoESettings(width=16, heads=2, experts=4, expert_width=8, shared_width=8, bins=4, waves=2, buckets=8, members=2)
@@ -32,7 +32,7 @@ def rows(n: int, seed: int = 3) -> torch.Tensor:
 @pytest.fixture
 def network() -> MoENetwork:
     torch.manual_seed(1)
-    return MoENetwork(SPECS, SMALL).eval()
+    return event_network(SPECS, SMALL).eval()
 
 
 @torch.no_grad()
@@ -73,7 +73,7 @@ def test_gradients_reach_every_parameter(network):
     assert without == []
     assert len(routings) == 2
     # the last block routes only the summary token
-    assert [int(r.visits.sum()) for r in routings] == [256 * network.plan.tokens * 2, 256 * 2]
+    assert [int(r.visits.sum()) for r in routings] == [256 * network.encoders[0].plan.tokens * 2, 256 * 2]
 
 
 @torch.no_grad()
@@ -115,12 +115,12 @@ def test_hashes_find_their_row_and_null_finds_row_zero():
 @pytest.mark.parametrize("kind", ["number", "category"])
 def test_one_kind_of_column_alone_is_enough(kind):
     specs = [FeatureSpec("a", kind), FeatureSpec("b", kind, "s", 1)]
-    logits = MoENetwork(specs, SMALL).eval().logits(torch.ones(5, 2, dtype=torch.float64))
+    logits = event_network(specs, SMALL).eval().logits(torch.ones(5, 2, dtype=torch.float64))
     assert logits.shape == (5,)
 
 
 def test_a_sequence_alone_is_enough():
-    network = MoENetwork([FeatureSpec("b", "number", "s", 2)], SMALL).eval()
+    network = event_network([FeatureSpec("b", "number", "s", 2)], SMALL).eval()
     assert network.logits(torch.ones(5, 1, dtype=torch.float64)).shape == (5,)
 
 
@@ -130,7 +130,7 @@ def test_no_events_give_no_logits(network):
 
 def test_default_sizes_fit_the_bundle():
     specs = [FeatureSpec(f"f{i}", group=str(i % 6)) for i in range(40)]
-    parameters = sum(p.numel() for p in MoENetwork(specs, MoESettings()).parameters())
+    parameters = sum(p.numel() for p in event_network(specs, MoESettings()).parameters())
     assert parameters * 4 < 10_000_000
 
 
