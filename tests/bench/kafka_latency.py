@@ -1,4 +1,4 @@
-"""From produce to the read-committed answer, at 1,000 events a second: the echo, and Pelton in three ways.
+"""From produce to the read-committed answer, at 1,000 events a second: the echo in two ways, and Pelton in three.
 
 Events are sent as Kafka's own producer sends them, what is due every 5 ms in one batch, and count from when they were
 due. The first seconds warm a side up and are left out; before that, an echo that nobody measures warms the broker up.
@@ -55,15 +55,18 @@ def latencies(address: str, folder: Path, seconds: float) -> dict[str, Any]:
     """Measure all, one after the other; each side gets events of its own."""
     total = int((seconds + WARM_S) * RATE)
     lines = workload(max(2 * total, 100_000)).read_bytes().splitlines()
-    source, echoed = fresh("in"), fresh("out")
+    source, echoed, plain, echoed_plainly = fresh("in"), fresh("out"), fresh("in"), fresh("out")
     with opened(address) as log:
-        for topic in (source, echoed, f"{echoed}.notes"):
+        for topic in (source, echoed, f"{echoed}.notes", plain, echoed_plainly):
             log.create_topic(topic, PARTITIONS)
     app = app_of(folder, "card_features_late", "payments_late")
     create_topics(address, app)
     asked = {
         "echo": (echoed, source, lines[:total], echo(address, source, echoed)),
         "pelton": (f"{app.stem}.decisions", "payments_late", lines[:total], pelton(address, app, folder / "late")),
+        "echo_at_least_once": (
+            echoed_plainly, plain, lines[:total], echo(address, plain, echoed_plainly, "at_least_once")
+        ),
         "at_least_once": (
             f"{app.stem}.decisions", "payments_late", lines[total : 2 * total],
             pelton(address, app, folder / "late", "--at-least-once"),

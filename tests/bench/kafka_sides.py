@@ -170,7 +170,7 @@ def own_echo(address: str, source: str, target: str) -> Side:
 
 
 def echo(address: str, source: str, target: str, *how: str) -> Side:
-    """Return an echo on aiokafka alone, exactly once."""
+    """Return an echo on aiokafka alone, exactly once if `how` does not say otherwise."""
     return Side([sys.executable, str(HERE / "kafka_echo.py"), address, source, target, *how])
 
 
