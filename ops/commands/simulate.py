@@ -28,7 +28,7 @@ def simulate(
     photos: Annotated[int, Option(help="Surfaces: how many photographs.")] = 2_000,
     defect_share: Annotated[float, Option(help="Surfaces: share of them with a defect.")] = 0.5,
 ) -> None:
-    """Make up card payments, with frauds that are reported late; or photographs of steel surfaces, with defects.
+    """Make up card payments with frauds that are reported late, or photographs of steel with defects.
 
     \b
     For example: pelton simulate --days 30 --cards 5000 --out data
