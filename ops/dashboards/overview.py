@@ -64,7 +64,7 @@ def _quantile(share: float, metric: str, by: str) -> str:
 def _rows() -> dict[str, list[Builder[models.Panel]]]:
     return {
         "Now": _now(), "Events and time": _flow(), "Decisions": _decisions(), "Models": _models(),
-        "Accounts": _accounts(), "State": _state(), "Workers": _workers(),
+        "Experts": _experts(), "Accounts": _accounts(), "State": _state(), "Workers": _workers(),
     }  # fmt: skip
 
 
@@ -125,6 +125,28 @@ def _models() -> list[Builder[models.Panel]]:
         lines("Labels", "A second, by what became of them.",
               [(_per_s("pelton_learner_labels_total", "task, fate"), "{{fate}}"),
                (_per_s("pelton_learner_published_total", "task"), "snapshots published")], "ops", 6),
+    ]  # fmt: skip
+
+
+def _experts() -> list[Builder[models.Panel]]:
+    by = "task, layer"
+    load = _per_s("pelton_expert_visits_total", f"{by}, expert")
+
+    def figures(metric: str) -> list[tuple[str, str]]:
+        return [(f"max by ({by}) ({metric}{{{_WHO}}})", "{{task}} layer {{layer}}")]
+
+    return [
+        lines("Load of each expert", "Visits over those of the mean expert of its layer: 1 is even.",
+              [(f"{load} / on ({by}) group_left avg by ({by}) ({load})", "{{task}} layer {{layer}} expert {{expert}}")],
+              "short", 12),
+        lines("Overflow", "Largest load over the mean, less 1 (MaxVio), of the newest events.",
+              figures("pelton_expert_overflow"), "short", 6),
+        lines("Entropy of the load", "1 if all experts are visited alike, 0 if one has all.",
+              figures("pelton_expert_entropy"), "percentunit", 6, highest=1),
+        lines("Dead experts", "Below 1 % of the mean load of the newest events.", figures("pelton_expert_dead"),
+              "short", 12),
+        in_use("Network computed on", "How many workers use each provider.",
+               (f"count by (task, provider) (pelton_network_provider_info{{{_WHO}}})", "{{task}} {{provider}}"), 12),
     ]  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from ops.metrics.catalogue import Catalogue
+from ops.metrics.experts import expert_families
 from ops.metrics.sources import Sources
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Metrics(Collector):
         self._newest_s: dict[Place, float] = {}  # when the log took the newest event decided
         self._beats_s: dict[Place, float] = {}
         self._serving: dict[str, tuple[str, str, str]] = {}
+        self._served: dict[str, Served] = {}
         self._saved: dict[Place, _Saved] = {}
         self._stopped: str | None = "starting: the state is taken from the log"
         self._sources = Sources(app.name)
@@ -197,6 +199,7 @@ class Metrics(Collector):
         rung = served.scorer.rung if served.scorer is not None else "rules"
         now = (served.bundle, served.snapshot, rung)
         with self._lock:
+            self._served[task] = served
             if self._serving.get(task) == now:
                 return
             self._counted.changes.add((self._app, task), 1 if task in self._serving else 0)
@@ -252,9 +255,10 @@ class Metrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """Give prometheus-client everything there is; called at every look."""
         with self._lock:
-            workers, newest_s = dict(self._workers), dict(self._newest_s)
-            families = [each.family() for each in self._counted.all()]
-        return [*families, *self._sources.families(workers, newest_s, self._clock_s())]
+            workers, newest_s, served = dict(self._workers), dict(self._newest_s), dict(self._served)
+            counted = [each.family() for each in self._counted.all()]
+        asked = self._sources.families(workers, newest_s, self._clock_s())
+        return [*counted, *expert_families(self._app, served), *asked]
 
     def describe(self) -> Iterable[Metric]:
         """Name nothing in advance, so that registering asks no source."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,23 @@ def under_load(folder):
         worker.kill()
         worker.wait()
         stage.close()
+
+
+def test_a_worker_under_load_tells_of_its_experts(tmp_path):
+    entropy, text = re.compile(r'pelton_expert_entropy{.*layer="2"'), []
+    with under_load(tmp_path) as (port, _, worker):
+
+        def told():
+            assert worker.poll() is None, (tmp_path / "worker.log").read_text()
+            return get(f"http://127.0.0.1:{port}/metrics") or ""
+
+        until(lambda: text.append(told()) or entropy.search(text[-1]), 60, "no entropy of the last layer's load")
+    for figure in ("entropy", "dead", "overflow"):
+        assert len(re.findall(rf'^pelton_expert_{figure}{{.*layer="[12]".*task="risk".*}} \S+$', text[-1], re.M)) == 2
+    visits = re.findall(r'^pelton_expert_visits_total{.*expert="(\d+)".*layer="1".*} (\S+)$', text[-1], re.M)
+    assert len(visits) == 16
+    assert sum(float(count) for _, count in visits) > 0
+    assert 'pelton_network_provider_info{app="bank",provider="cpu",task="risk"} 1.0' in text[-1]
 
 
 @pytest.mark.timeout(240)

@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from connectors.memory_log import MemoryLog
+from models.bundle import read_bundle
+from models.scorer import FTRL, Scorer, read_specs
 from ops.metrics.families import Histogram as Batched
 from ops.metrics.metrics import STALLED_S, Metrics
 from ops.metrics.server import MetricsServer, MetricsServerError
@@ -30,6 +32,7 @@ fraud = Task(
 app = App("bank", tasks=[fraud])
 """
 START_MS = 1_767_571_200_000
+DEMO = Path(__file__).parents[2] / "ops" / "demo" / "bundle"
 
 
 @pytest.fixture
@@ -190,6 +193,35 @@ def test_other_models_replace_the_ones_before(app):
     assert found["pelton_model_changes_total", ("fraud",)] == 1
 
 
+@pytest.fixture(scope="module")
+def scorer():
+    """The demo's models, warmed up for batches of 64."""
+    bundle = read_bundle(DEMO)
+    return Scorer(bundle, None, read_specs(bundle), buckets=(64,))
+
+
+def test_experts_are_counted_for_served_events_alone(app, scorer):
+    metrics, chance = Metrics(app), np.random.default_rng(5)
+    metrics.serving("fraud", Served(scorer, "aaaa"))
+    scorer.score(chance.normal(size=(100, len(scorer.specs))))
+    scorer.reasons(chance.normal(size=(2, len(scorer.specs))))  # asks the network for many rows that nobody served
+    found = samples(metrics)
+    layer = [found["pelton_expert_visits_total", ("aaaa", str(expert), "2", "fraud")] for expert in range(16)]
+    assert sum(layer) == 100 * 2  # in the last layer the summary token alone visits two experts
+    assert ("pelton_expert_dead", ("aaaa", "2", "fraud")) not in found  # too few to tell
+    scorer.score(chance.normal(size=(1000, len(scorer.specs))))
+    found = samples(metrics)
+    layer = np.array([found["pelton_expert_visits_total", ("aaaa", str(expert), "2", "fraud")] for expert in range(16)])
+    assert layer.sum() == 1100 * 2
+    of = ("aaaa", "2", "fraud")
+    assert found["pelton_expert_dead", of] == (layer < 0.01 * layer.mean()).sum()
+    assert found["pelton_expert_overflow", of] == pytest.approx(layer.max() / layer.mean() - 1)
+    assert 0 < found["pelton_expert_entropy", of] < 1
+    assert found["pelton_network_provider_info", ("cpu", "fraud")] == 1
+    metrics.serving("fraud", Served(scorer.with_snapshot(read_bundle(DEMO).part(FTRL)), "aaaa", "bbbb"))
+    assert samples(metrics)["pelton_expert_dead", of] == found["pelton_expert_dead", of]  # a new learner, the same MoE
+
+
 def test_health_says_who_is_stuck(app, tmp_path):
     now_s = [0.0]
     metrics, log = Metrics(app, timer_s=lambda: now_s[0]), MemoryLog()
@@ -226,7 +258,9 @@ def test_a_port_in_use_is_told(app):
             MetricsServer(Metrics(app), port)
 
 
-def test_every_metric_is_in_the_readme(seen):
+def test_every_metric_is_in_the_readme(seen, scorer):
+    seen[1].serving("fraud", Served(scorer, "aaaa"))
+    scorer.score(np.zeros((1000, len(scorer.specs))))
     readme = (Path(__file__).parents[2] / "ops" / "deploy" / "README.md").read_text()
     names = {re.sub(r"_(bucket|count|sum)$", "", name) for name, _ in samples(seen[1]) if name.startswith("pelton_")}
     assert len(names) >= 20
