@@ -15,10 +15,11 @@ PACKAGES = ("ops", "pipeline", "models", "connectors", "kernels")
 LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 # Heavy, and absent where only the base is installed: imported inside the functions that train or plot.
-HEAVY = {"torch", "sklearn", "matplotlib"}
+HEAVY = {"torch", "triton", "sklearn", "matplotlib"}
 MAY_IMPORT_HEAVY = (
     "models/train/",
     "models/moe/",  # the network: torch modules from top to bottom
+    "kernels/moe/",  # the same on a GPU: Triton
     "models/export.py",  # turns the trained network into ONNX: the last step of training
     "tests/",
 )
