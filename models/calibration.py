@@ -64,6 +64,25 @@ class Blend(msgspec.Struct, frozen=True):
                 lines["+".join(names[m] for m in models)] = _fit_line(chosen[rows], known[rows])
         return cls(tuple(names), lines)
 
+    def matched(self, name: str, before: Float64s, after: Float64s) -> "Blend":
+        """Return a blend that says of new logits of a model what this one said of the old ones.
+
+        Where a model is replaced by nearly the same one, this carries its calibration over: it needs no labels, and is
+        not led astray by rows that some model has learned.
+
+        Args:
+            name: of the model that is replaced; sets of models without it keep their line.
+            before: (n, m) logits as this blend knows them, finite.
+            after: (n, m) logits as they will be, finite, of the same rows.
+        """
+        lines = dict(self.lines)
+        for key, line in self.lines.items():
+            members = key.split("+")
+            if name in members:
+                columns = [self.names.index(each) for each in members]
+                lines[key] = _fit_line(after[:, columns], sigmoid(_apply(line, before[:, columns])))
+        return Blend(self.names, lines)
+
     def logit(self, logits: Float64s) -> Float64s:
         """Return the calibrated (n,) logits of (n, m) logits; NaN where no model answered."""
         logits = np.asarray(logits, np.float64)

@@ -91,3 +91,16 @@ def test_mistakes_are_named():
         Blend.fit(("moe", "ftrl"), *two_models(100)).logit(np.zeros((2, 3)))
     with pytest.raises(CalibrationError, match="at least one"):
         Isotonic.fit(np.array([]), np.array([]))
+
+
+def test_a_blend_for_a_changed_model_says_what_it_said_before():
+    logits, labels = two_models()
+    blend = Blend.fit(("moe", "ftrl"), logits, labels)
+    changed = logits * [0.5, 1] + [1, 0]  # the same model in other units
+    again = blend.matched("moe", logits[:3000], changed[:3000])
+    for missing in ([], [1], [0]):
+        before, after = logits[3000:].copy(), changed[3000:].copy()
+        before[:, missing] = after[:, missing] = np.nan
+        np.testing.assert_allclose(again.probability(after), blend.probability(before), atol=1e-4)
+    assert again.lines["ftrl"] == blend.lines["ftrl"]
+    assert again.lines["moe"].slopes[0] == pytest.approx(2 * blend.lines["moe"].slopes[0], rel=1e-3)
