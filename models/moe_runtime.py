@@ -60,7 +60,7 @@ class OnnxMoE:
             raise RuntimeRefusedError(f"there is no model file {path}; train one, or check the bundle")
         check_one_wheel()
         self._specs = tuple(specs)
-        self._session, self.provider = _open(Path(path), threads, gpu)
+        self._session, self.provider = open_session(Path(path), threads, gpu)
         self._buckets = tuple(buckets or (GPU_BUCKETS if self.provider == "cuda" else CPU_BUCKETS))
         notes = self._session.get_modelmeta().custom_metadata_map
         _check_columns(Path(path), notes, self._specs)
@@ -136,7 +136,8 @@ def _installed(name: str) -> bool:
     return True
 
 
-def _open(path: Path, threads: int, gpu: Gpu) -> tuple[Any, str]:
+def open_session(path: Path, threads: int, gpu: Gpu) -> tuple[Any, str]:
+    """Open a model; return the session and what really computes, "cpu" or "cuda"."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -8,12 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import TypeGuard
 
 from connectors.log import LogError
 from connectors.schema_registry import RegistryAwayError
 from models.registry import Registry
-from pipeline.app import App, Task
+from pipeline.app import AnyTask, App, Task
 from pipeline.decisions import Served
+from pipeline.kinds import scorer_of
 from pipeline.learning import Learned, LearnerLoop
 from pipeline.serving import ServedModels
 
@@ -28,9 +31,14 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def learns_live(task: Task) -> bool:
+def learns_live(task: AnyTask) -> TypeGuard[Task]:
     """Whether a task's learner can learn while it runs: its labels come in a stream of their own."""
-    return task.learner is not None and task.label is not None and task.label.stream.derived_from is None
+    return (
+        isinstance(task, Task)
+        and task.learner is not None
+        and task.label is not None
+        and task.label.stream.derived_from is None
+    )
 
 
 class Again:
@@ -86,9 +94,8 @@ class Following:
         for task in app.tasks:
             if registry is None or (task.model is None and task.learner is None):
                 continue
-            plan = app.plans[task.on.name]
-            specs = [plan.specs[column] for column in plan.columns_of[task.name]]
-            self.models[task.name] = ServedModels(registry, task.name, specs)
+            opening = partial(scorer_of, task, app.plans[task.on.name])
+            self.models[task.name] = ServedModels(registry, task.name, opening)
             self._on_change(task.name, self.models[task.name].start())
             if registry.generation(task.name) == 0:  # nothing was ever promoted: that is no problem
                 self.models[task.name].problem = None

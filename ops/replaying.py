@@ -20,7 +20,7 @@ from connectors.behind_sink import BehindSink
 from connectors.records import Chunk
 from connectors.sinks import Sink, open_sink
 from ops.pace import Pace, PacedInput
-from pipeline.app import App, Task
+from pipeline.app import AnyTask, App
 from pipeline.engine import Featured
 from pipeline.inputs import Ledger
 from pipeline.plan import StreamPlan
@@ -285,16 +285,18 @@ class _TaskWriter(_Writer):
     """Decides the events of one task, and hands the decisions on."""
 
     def __init__(
-        self, task: Task, plan: StreamPlan, served: Served | None, output: str | None, done: ReplaySummary
+        self, task: AnyTask, plan: StreamPlan, served: Served | None, output: str | None, done: ReplaySummary
     ) -> None:
+        from models.scorer import Scorer
         from ops.split_scorer import SplitScorer  # late: features alone need no models
-        from pipeline.decisions import Decider, Served
+        from pipeline.decisions import Served
+        from pipeline.kinds import decider_of
 
         super().__init__(output, lambda rows: rows)
         served = served or Served()
-        if served.scorer is not None:
+        if isinstance(served.scorer, Scorer):
             served = replace(served, scorer=SplitScorer(served.scorer))
-        self._decider, self._served, self._done = Decider(task, plan), served, done
+        self._decider, self._served, self._done = decider_of(task, plan), served, done
 
     def write(self, featured: Featured) -> None:
         if not len(featured):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from models.bundle import Bundle, BundleError, read_bundle
-from models.scorer import Scorer
 from ops.settings import Settings
-from pipeline.app import App, Task
+from pipeline.app import AnyTask, App
 from pipeline.decisions import Served
 from pipeline.errors import nearest
+from pipeline.kinds import scorer_of
 
 
 def served_for(app: App, settings: Settings, wanted: str | None) -> tuple[dict[str, Served], list[str]]:
@@ -27,7 +27,7 @@ def served_for(app: App, settings: Settings, wanted: str | None) -> tuple[dict[s
     if wanted is not None:
         bundle = find_bundle(app, settings, wanted)
         task = _task_of(app, bundle)
-        return {task.name: Served(_scorer(app, task, bundle, None), bundle.id)}, []
+        return {task.name: Served(scorer_of(task, app.plans[task.on.name], bundle, None), bundle.id)}, []
     found, notes = {}, []
     registry = settings.open_registry()
     for task in (each for each in app.tasks if each.model or each.learner):
@@ -35,7 +35,7 @@ def served_for(app: App, settings: Settings, wanted: str | None) -> tuple[dict[s
             notes.append(f"no model serves {task.name} yet, rules decide alone; make one: pelton train APP --data FILE")
             continue
         live = registry.live(task.name)
-        scorer = _scorer(app, task, live.bundle, live.snapshot)
+        scorer = scorer_of(task, app.plans[task.on.name], live.bundle, live.snapshot)
         found[task.name] = Served(scorer, live.serving.bundle, live.serving.snapshot or "")
     return found, notes
 
@@ -64,14 +64,27 @@ def find_bundle(app: App, settings: Settings, wanted: str) -> Bundle:
     raise BundleError(problems[0])
 
 
-def _task_of(app: App, bundle: Bundle) -> Task:
+def bundle_of(app: App, settings: Settings, task: AnyTask, wanted: str | None) -> tuple[Bundle, bytes | None]:
+    """Return a bundle of a task as `find_bundle` does, or what serves, then with the newer state of its learner.
+
+    Raises:
+        BundleError: there is none, it is damaged, or of another task.
+    """
+    if wanted is not None:
+        bundle = find_bundle(app, settings, wanted)
+        if bundle.meta.task != task.name:
+            raise BundleError(f"bundle {bundle.id} was made for task {bundle.meta.task!r}, not for {task.name!r}")
+        return bundle, None
+    registry = settings.open_registry()
+    if registry is None or not registry.generation(task.name):
+        raise BundleError(f"no bundle serves {task.name} yet; name one: --bundle DIR, or make one: pelton train")
+    live = registry.live(task.name)
+    return live.bundle, live.snapshot
+
+
+def _task_of(app: App, bundle: Bundle) -> AnyTask:
     names = [task.name for task in app.tasks]
     if bundle.meta.task not in names:
         advice = nearest(bundle.meta.task, names)
         raise BundleError(f"bundle {bundle.id} was made for task {bundle.meta.task!r}, not of this app; {advice}")
     return app.task(bundle.meta.task)
-
-
-def _scorer(app: App, task: Task, bundle: Bundle, snapshot: bytes | None) -> Scorer:
-    plan = app.plans[task.on.name]
-    return Scorer(bundle, snapshot, [plan.specs[column] for column in plan.columns_of[task.name]])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from models.threshold import Dynamic, Fixed
 from pipeline.durations import duration_ms
 from pipeline.errors import DeclarationError, caller_place, nearest
 from pipeline.expressions import Expression, parse
 from pipeline.stream import Stream, _checked_name
+from pipeline.support import SupportTask
 from pipeline.windows import Column, Derived, WindowFeature
 
 DECISIONS = ("allow", "review", "block")
@@ -60,6 +61,8 @@ class Task:
     label_wait: str = "14d"
     place: str = field(default_factory=caller_place)
 
+    label_types: ClassVar[tuple[str, ...]] = ("bool", "int")
+
     def __post_init__(self) -> None:
         """Check everything that does not need the other tasks."""
         _checked_name(self.name, "task")
@@ -92,8 +95,14 @@ class Task:
                 f"feature {name!r} is a field of {feature.stream.name!r}; task {self.name!r} is on {self.on.name!r}"
             )
             raise DeclarationError(problem, self.place)
+        if isinstance(feature, Column) and feature.field.content is not None:
+            problem = f"feature {name!r} is {feature!r}, which is for a network that reads it; leave it out"
+            raise DeclarationError(problem, self.place)
         if name in self.on.schema.names and not (isinstance(feature, Column) and feature.name == name):
             raise DeclarationError(f"feature {name!r} has the name of a field; choose another", self.place)
+
+
+AnyTask = Task | SupportTask  # of whatever kind; what they share, plans and workers use
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,7 @@ class App:
         DeclarationError: two tasks or streams share a name, or a feature refers to what is not there.
     """
 
-    def __init__(self, name: str, tasks: Sequence[Task], *, events_per_key: int = 16_384) -> None:
+    def __init__(self, name: str, tasks: Sequence[AnyTask], *, events_per_key: int = 16_384) -> None:
         self.name = _checked_name(name, "app")
         self.tasks = tuple(tasks)
         self.agents: list[Agent] = []
@@ -162,7 +171,7 @@ class App:
         self.agents.append(Agent(name, function, batches))
         return function
 
-    def task(self, name: str | None = None) -> Task:
+    def task(self, name: str | None = None) -> AnyTask:
         """Return a task by name; the only one if no name is given.
 
         Raises:
@@ -178,7 +187,7 @@ class App:
         return found[0]
 
 
-def _streams_of(task: Task) -> list[Stream]:
+def _streams_of(task: AnyTask) -> list[Stream]:
     found = [task.on]
     for feature in task.features.values():
         if isinstance(feature, WindowFeature):

@@ -18,7 +18,7 @@ from connectors.log import Log
 from pipeline.app import App
 from pipeline.arrivals import Arrival
 from pipeline.carried import MARKER, OFFSET, SOURCE
-from pipeline.decisions import Decider
+from pipeline.kinds import decider_of
 from pipeline.manifest import decode
 from pipeline.recovery import chunks_again
 from pipeline.stages import FACTS, Stage
@@ -113,9 +113,8 @@ def _sources(app: App, stage: Stage, log: Log, partition: int, begin: Callable[[
         topic, found = decisions_topic(app.name), []
         for task in app.tasks:
             if task.on is stage.main.stream:
-                decider = Decider(task, stage.plan)
-                names = decider.schema.names[-len(decider.names) :]
-                features = dict(zip(decider.columns, names, strict=True))
+                decider = decider_of(task, stage.plan)
+                features = dict(zip(decider.columns, decider.feature_names, strict=True))
                 at = begin(topic, partition)
                 found.append(_Source(log, topic, partition, at, "source_offset", features, ("task", task.name), []))
         return found

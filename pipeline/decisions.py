@@ -9,31 +9,34 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.scorer import Scorer, Scores
+from models.text.scorer import SupportScorer
 from models.threshold import DECISIONS, ThresholdState
 from pipeline.app import Task
 from pipeline.engine import Featured
 from pipeline.feature_values import FeatureValues
 from pipeline.plan import StreamPlan
 from pipeline.row_columns import code_of_text
+from pipeline.stream import Stream
 
 Float64s = NDArray[np.float64]
-_FIXED = pa.schema(
+COMMON = pa.schema(
     [
         ("event_id", pa.string()), ("task", pa.string()), ("time_ms", pa.int64()), ("decision", pa.string()),
         ("score", pa.float64()), ("threshold", pa.float64()), ("rule", pa.string()), ("reasons", pa.list_(pa.string())),
         ("bundle", pa.string()), ("snapshot", pa.string()), ("rung", pa.string()), ("source_offset", pa.int64()),
-        ("moe_logit", pa.float64()), ("ftrl_logit", pa.float64()),
     ]
 )  # fmt: skip
+_FIXED = pa.schema([*COMMON, ("moe_logit", pa.float64()), ("ftrl_logit", pa.float64())])
 FIXED_COLUMNS = tuple(_FIXED.names)
 _DECISION_NAMES = pa.array(DECISIONS)
+AnyScorer = Scorer | SupportScorer
 
 
 @dataclass(frozen=True)
 class Served:
     """The models that decide, and their names for the record; `scorer` is None where rules decide alone."""
 
-    scorer: Scorer | None = None
+    scorer: AnyScorer | None = None
     bundle: str = ""
     snapshot: str = ""
 
@@ -51,7 +54,8 @@ class Decider:
         self.specs = tuple(plan.specs[column] for column in self.columns)
         self.names = tuple(plan.names[column] for column in self.columns)
         self.state: ThresholdState = task.threshold.start()
-        self.schema = pa.schema([*_FIXED, *(pa.field(name, pa.float64()) for name in self._free_names())])
+        self.feature_names = self._free_names()
+        self.schema = pa.schema([*_FIXED, *(pa.field(name, pa.float64()) for name in self.feature_names)])
 
     def _free_names(self) -> list[str]:
         """Names of the feature columns; one that is taken by the record itself gets a trailing underscore."""
@@ -59,13 +63,15 @@ class Decider:
 
     def decide(self, featured: Featured, served: Served) -> pa.RecordBatch:
         """Return one row per event: what was decided, why, by what, and the features it was decided on."""
+        scorer = served.scorer
+        assert scorer is None or isinstance(scorer, Scorer)
         features = (
             featured.matrix if len(self.columns) == featured.matrix.shape[1] else featured.matrix[:, self.columns]
         )
-        scores = self._scores(features, served)
+        scores = self._scores(features, scorer)
         banded, self.state = self.task.threshold.decide(scores.probability, self.state)
         codes, thresholds = banded.codes.astype(np.int64), banded.thresholds
-        if served.scorer is None:
+        if scorer is None:
             codes, thresholds = np.zeros(len(features), np.int64), np.full(len(features), np.nan)
         rules = self._rules(featured)
         for number, rule in enumerate(self.task.rules):
@@ -75,20 +81,16 @@ class Decider:
         logits = np.stack([scores.probability, thresholds, scores.moe_logits, scores.ftrl_logits])
         probability, limit, moe, ftrl = _columns(logits)
         fixed = [
-            self._ids(featured), _same(self.task.name, count), pa.array(featured.columns.times_ms),
-            _DECISION_NAMES.take(pa.array(codes)), probability, limit, names.take(pa.array(rules % len(names))),
-            self._reasons(features, codes, rules, served), _same(served.bundle, count), _same(served.snapshot, count),
-            _same(scores.rung, count), pa.array(featured.offsets), moe, ftrl,
+            ids_of(featured, self.task.on), same(self.task.name, count), pa.array(featured.columns.times_ms),
+            names_of(codes), probability, limit, names.take(pa.array(rules % len(names))),
+            self._reasons(features, codes, rules, scorer), same(served.bundle, count), same(served.snapshot, count),
+            same(scores.rung, count), pa.array(featured.offsets), moe, ftrl,
         ]  # fmt: skip
         return pa.RecordBatch.from_arrays([*fixed, *_columns(features.T)], schema=self.schema)
 
-    def _ids(self, featured: Featured) -> pa.Array:
-        ids = featured.rows.column(self.task.on.schema.id)
-        return ids if pa.types.is_string(ids.type) else ids.cast(pa.string())
-
-    def _scores(self, features: Float64s, served: Served) -> Scores:
-        if served.scorer is not None:
-            return served.scorer.score(features)
+    def _scores(self, features: Float64s, scorer: Scorer | None) -> Scores:
+        if scorer is not None:
+            return scorer.score(features)
         none = np.full(len(features), np.nan)
         return Scores(none, none, none, "rules")
 
@@ -103,11 +105,11 @@ class Decider:
         return first
 
     def _reasons(
-        self, features: Float64s, codes: NDArray[np.int64], rules: NDArray[np.int64], served: Served
+        self, features: Float64s, codes: NDArray[np.int64], rules: NDArray[np.int64], scorer: Scorer | None
     ) -> pa.ListArray:
         """Explain what is not simply allowed: the rule first, then the features that moved the score most."""
         asked = np.flatnonzero(codes != 0)
-        explained = served.scorer.reasons(features[asked]) if served.scorer is not None else [[] for _ in asked]
+        explained = scorer.reasons(features[asked]) if scorer is not None else [[] for _ in asked]
         words: list[str] = []
         counts = np.zeros(len(features) + 1, np.int32)
         for event, reasons in zip(asked, explained, strict=True):
@@ -117,7 +119,19 @@ class Decider:
         return pa.ListArray.from_arrays(pa.array(np.cumsum(counts, dtype=np.int32)), pa.array(words, pa.string()))
 
 
-def _same(text: str, count: int) -> pa.Array:
+def ids_of(featured: Featured, stream: Stream) -> pa.Array:
+    """Return the events' ids as texts."""
+    ids = featured.rows.column(stream.schema.id)
+    return ids if pa.types.is_string(ids.type) else ids.cast(pa.string())
+
+
+def names_of(codes: NDArray[np.int64]) -> pa.Array:
+    """Return the words of decisions, of indices into DECISIONS."""
+    return _DECISION_NAMES.take(pa.array(codes))
+
+
+def same(text: str, count: int) -> pa.Array:
+    """Return a text `count` times, null for an empty one."""
     return pa.repeat(pa.scalar(text or None, pa.string()), count)
 
 

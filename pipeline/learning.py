@@ -109,7 +109,7 @@ class LearnerLoop:
         self._app, self._task, self._log, self._registry = app, task, log, registry
         self._tokeniser, self._settings, self._publish_every = tokeniser, settings, publish_every
         decider = Decider(task, app.plans[task.on.name])
-        self._columns = decider.schema.names[-len(decider.names) :]
+        self._columns = decider.feature_names
         self._labels, self._decoder, self._rows_max = task.label.stream, decoder, rows_max
         self.snapshots, self.refused = 0, ""
         self._learner: OnlineLearner | None = None

@@ -16,11 +16,12 @@ from pipeline.app import App
 from pipeline.arrivals import Arrival
 from pipeline.beacon import Beacon
 from pipeline.dead_letters import dead_topic, to_rows
-from pipeline.decisions import Decider, Served
+from pipeline.decisions import Served
 from pipeline.engine import Engine, Featured
 from pipeline.forwarding import Forwarder
 from pipeline.heads import rows_to_take
 from pipeline.inputs import Ledger
+from pipeline.kinds import decider_of
 from pipeline.laps import Laps
 from pipeline.manifest import Manifest, encode
 from pipeline.plan import StreamPlan
@@ -115,7 +116,7 @@ class Worker:
         self.forwarded = {output.topic: 0 for output in self.stage.outputs}
         self.beacon = Beacon(self.stage, self.partition, self._clock_ms())
         self.decided = {task.name: 0 for task in self._tasks}
-        self.deciders = {task.name: Decider(task, self.plan) for task in self._tasks}
+        self.deciders = {task.name: decider_of(task, self.plan) for task in self._tasks}
         self.snapshots.problem = found.problem
         if found.manifest is not None:
             for name, counts in found.manifest.ledgers.items():

@@ -17,7 +17,7 @@ from pipeline.stream import Stream
 from pipeline.windows import Column, Derived, WindowFeature
 
 if TYPE_CHECKING:
-    from pipeline.app import Task
+    from pipeline.app import AnyTask
 
 ROWS_PER_KEY_DEFAULT = 16_384
 ROWS_PER_KEY_MAX = 1 << 16  # so many values of the largest magnitude still add up within 63 bits
@@ -118,7 +118,7 @@ class StreamPlan:
         return list(dict.fromkeys(group.source for group in self.groups if group.kind == "other"))
 
 
-def plan_stream(stream: Stream, tasks: Sequence[Task], rows_per_key: int = ROWS_PER_KEY_DEFAULT) -> StreamPlan:
+def plan_stream(stream: Stream, tasks: Sequence[AnyTask], rows_per_key: int = ROWS_PER_KEY_DEFAULT) -> StreamPlan:
     """Plan all features of the tasks on a stream; equal ones are computed once.
 
     `rows_per_key` is the cap of a hot key; it is part of what the features are.
@@ -138,7 +138,7 @@ def plan_stream(stream: Stream, tasks: Sequence[Task], rows_per_key: int = ROWS_
                 raise DeclarationError(problem, task.place)
         names = list(nodes)
         columns_of[task.name] = tuple(names.index(name) for name in task.features)
-    labels = [task.label for task in tasks if task.label is not None]
+    labels = {task.label: task.label_types for task in tasks if task.label is not None}
     builder = _Builder(stream, nodes, labels, max((task.label_wait_ms for task in tasks), default=0))
     for task in tasks:
         for rule in task.rules:
@@ -153,7 +153,7 @@ class _Builder:
         self,
         stream: Stream,
         nodes: dict[str, Column | Derived | WindowFeature],
-        labels: list[Column],
+        labels: dict[Column, tuple[str, ...]],
         label_wait_ms: int,
     ) -> None:
         self.stream, self.nodes, self.labels, self.label_wait_ms = stream, nodes, labels, label_wait_ms
@@ -257,6 +257,9 @@ class _Builder:
         if declared is None and source is not self.stream:
             problem = f"feature {name!r}: {source.name!r} has no field {node.input!r}"
             raise DeclarationError(f"{problem}; {nearest(node.input, source.schema.names)}", node.place)
+        if declared is not None and declared.content is not None:
+            problem = f"{node.operation} of {node.input!r}, which is for a network that reads it; windows take no text"
+            raise DeclarationError(f"feature {name!r}: {problem}", node.place)
         hashed = node.operation in _VALUES_ONLY or (
             declared is not None and declared.type == "string" and node.operation in ("lag", "count")
         )
@@ -287,7 +290,8 @@ class _Builder:
             raise DeclarationError(problem, self.stream.place)
         if distinct:
             kind = self.facts[0].schema.field(distinct[0]).type
-            if kind not in ("bool", "int"):
+            known = next((types for label, types in self.labels.items() if label.name == distinct[0]), ("bool", "int"))
+            if kind not in known or (kind == "string" and any(group.kind == "facts" for group in groups)):
                 problem = f"the label {self.facts[0].name}.{distinct[0]} is a {kind}; a label is a bool or an int"
                 raise DeclarationError(problem, self.facts[0].place)
         return distinct[0] if distinct else ""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
-from models.bundle import BundleError
-from models.features import FeatureSpec
+from models.bundle import Bundle, BundleError
 from models.follow import Follower
 from models.registry import Registry
 from models.registry_types import Deployment, RegistryError
-from models.scorer import Scorer
-from pipeline.decisions import Served
+from pipeline.decisions import AnyScorer, Served
 
 
 class ServedModels:
@@ -22,12 +20,18 @@ class ServedModels:
     Args:
         registry: to follow.
         task: whose models.
-        specs: the columns that the app computes.
+        open_scorer: returns the models of a bundle, with the newer state of its learner if there is one, warmed up.
         poll_ms: how often to look.
     """
 
-    def __init__(self, registry: Registry, task: str, specs: Sequence[FeatureSpec], poll_ms: int = 500) -> None:
-        self._specs = tuple(specs)
+    def __init__(
+        self,
+        registry: Registry,
+        task: str,
+        open_scorer: Callable[[Bundle, bytes | None], AnyScorer],
+        poll_ms: int = 500,
+    ) -> None:
+        self._open_scorer = open_scorer
         self._follower = Follower(registry, task, poll_ms)
         self._current = Served()
         self.problem: str | None = None
@@ -66,9 +70,9 @@ class ServedModels:
         serving = deployment.serving
         was = self._current
         if was.scorer is not None and was.bundle == serving.bundle and deployment.snapshot is not None:
-            scorer = was.scorer.with_snapshot(deployment.snapshot)
+            scorer: AnyScorer = was.scorer.with_snapshot(deployment.snapshot)
         else:
-            scorer = Scorer(deployment.bundle, deployment.snapshot, self._specs)
+            scorer = self._open_scorer(deployment.bundle, deployment.snapshot)
         self._current = Served(scorer, serving.bundle, serving.snapshot or "")
         self.problem = self._follower.problem
         self.changes += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from connectors.errors import SchemaError
-from connectors.schema import FORMATS, TIME_UNITS, Field, Schema, parse_field
+from connectors.schema import FORMATS, TIME_UNITS, Field, Schema, TextField, parse_field
 from pipeline.durations import duration_ms, span_ms
 from pipeline.errors import DeclarationError, caller_place, nearest
 from pipeline.windows import Column, Window, WindowFeature
@@ -20,7 +20,8 @@ class Stream:
         time: field with the event time.
         fields: name -> type: string, bool, int, number, money, or a sensitive class (card, email, iban, ip, name,
             phone), which is tokenised before anything is written. A `?` at the end makes a field optional;
-            `number(3)` keeps 3 decimals in windows.
+            `number(3)` keeps 3 decimals in windows. "text", or `TextField(max_chars=1000)`, is for a network that
+            reads it: it is no key, and no feature.
         lateness: how far behind the newest event one may be and still be applied.
         time_unit: "ms", "s" or "us" since the epoch, or "iso" for texts such as 2026-01-31T12:00:00Z.
         future_tolerance: how far ahead of the log's clock an event may be.
@@ -41,7 +42,7 @@ class Stream:
         *,
         id: str,
         time: str,
-        fields: Mapping[str, str],
+        fields: Mapping[str, str | TextField],
         lateness: str = "5s",
         time_unit: str = "ms",
         future_tolerance: str = "5m",
@@ -91,6 +92,8 @@ class Stream:
         field = self.column(key).field
         if field.is_number and field.type != "int":
             raise DeclarationError(f"key {key!r} is a {field.type}; a key is a string, an int or a bool")
+        if field.content is not None:
+            raise DeclarationError(f"key {key!r} is for a network to read; declare it as a string to group by it")
         self.__dict__.setdefault("_first_key", key)
         return Keyed(self, key)
 
@@ -153,8 +156,8 @@ def _checked_name(name: str, what: str) -> str:
     return name
 
 
-def _read_fields(stream: str, id: str, time: str, fields: Mapping[str, str]) -> tuple[Field, ...]:
-    declared = {id: "string", **fields}
+def _read_fields(stream: str, id: str, time: str, fields: Mapping[str, str | TextField]) -> tuple[Field, ...]:
+    declared: dict[str, str | TextField] = {id: "string", **fields}
     if time in fields:
         raise DeclarationError(
             f"stream {stream!r} declares its time field {time!r} among the fields; leave it out there"
@@ -168,6 +171,6 @@ def _read_fields(stream: str, id: str, time: str, fields: Mapping[str, str]) -> 
             raise DeclarationError(
                 f"stream {stream!r}: field {field.name!r} cannot be a name in expressions; rename it"
             )
-        if field.name == id and (field.optional or field.type not in ("string", "int")):
+        if field.name == id and (field.optional or field.type not in ("string", "int") or field.content is not None):
             raise DeclarationError(f"stream {stream!r}: the id {id!r} is {declared[id]!r}; it is a string or an int")
     return (*read, Field(time, "int"))

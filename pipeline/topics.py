@@ -8,8 +8,8 @@ from connectors.log import Log
 from pipeline import dead_letters
 from pipeline.app import App
 from pipeline.dead_letters import dead_topic
-from pipeline.decisions import Decider
-from pipeline.errors import PeltonError
+from pipeline.errors import DeclarationError, PeltonError
+from pipeline.kinds import decider_of
 from pipeline.stages import LINES, internal_topics, stages_of
 
 
@@ -24,9 +24,18 @@ def group_of(app: str, stream: str) -> str:
 
 
 def decisions_schema(app: App) -> pa.Schema:
-    """Return the columns of all tasks' decisions; a row of one task has its own only."""
-    deciders = [Decider(task, app.plans[task.on.name]) for task in app.tasks]
-    fields = {each.name: each for decider in deciders for each in decider.schema}
+    """Return the columns of all tasks' decisions; a row of one task has its own only.
+
+    Raises:
+        DeclarationError: a column is of different types in two tasks.
+    """
+    fields: dict[str, pa.Field] = {}
+    for task in app.tasks:
+        for each in decider_of(task, app.plans[task.on.name]).schema:
+            if fields.setdefault(each.name, each).type != each.type:
+                problem = f"column {each.name!r} of its decisions is a {each.type}, of another task's a "
+                problem += f"{fields[each.name].type}; rename the feature"
+                raise DeclarationError(f"task {task.name!r}: {problem}", task.place)
     return pa.schema(list(fields.values()), metadata={"key": "event_id"})
 
 

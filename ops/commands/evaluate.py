@@ -53,7 +53,7 @@ def evaluate(
     from ops.times import read_time
     from ops.training.evaluating import Days, evaluate_files
     from ops.training.evaluation import EvaluationSettings
-    from ops.training.training import TrainingSettings
+    from ops.training.training import TrainingSettings, event_task
     from pipeline.loading import load_app
 
     loaded, settings = load_app(app), Settings.read(data_folder)
@@ -61,7 +61,7 @@ def evaluate(
         read_time(train_start), read_time(train_end), read_time(test_start), read_time(test_end), exclude_compromised,
         read_time(compromised_since),
     )  # fmt: skip
-    chosen, opened = loaded.task(task), open_inputs(loaded, data)
+    chosen, opened = event_task(loaded, task), open_inputs(loaded, data)
     judged = find_bundle(loaded, settings, bundle) if bundle is not None else None
     wanted = EvaluationSettings(
         baseline=baseline, seed=seed, training=TrainingSettings(epochs=epochs, seed=seed, quick=quick)

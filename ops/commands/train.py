@@ -41,7 +41,7 @@ def train(
     from ops.settings import Settings
     from ops.terminal import facts, note, ready_kernels, say, stages
     from ops.times import read_time
-    from ops.training.training import TrainingSettings
+    from ops.training.training import TrainingSettings, event_task
     from ops.training.training import train as learn
     from pipeline.loading import load_app
 
@@ -50,7 +50,7 @@ def train(
         start_ms=read_time(start), until_ms=read_time(until), epochs=epochs, seed=seed, quick=quick, resume=resume,
         command=shlex.join(["pelton", *sys.argv[1:]]), created_ms=now_ms,
     )  # fmt: skip
-    chosen, opened = loaded.task(task), open_inputs(loaded, data)
+    chosen, opened = event_task(loaded, task), open_inputs(loaded, data)
     if chosen.model is not None:
         need(NETWORK, "the network is trained with it")
     ready_kernels()

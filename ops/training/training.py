@@ -26,10 +26,10 @@ from models.calibration import Blend, sigmoid
 from models.ftrl import Ftrl, FtrlSettings
 from models.metrics import average_precision, calibration_error, log_loss, roc_auc
 from models.reasons import typical_row
-from models.scorer import MOE, TRAINING, bundle_parts
+from models.scorer import TRAINING, bundle_parts
 from ops.progress import Progress, Stage, silent
 from ops.training.history import as_known, only_between, read_history
-from ops.training.network_training import NetworkSettings, remembered, served_logits, train_network
+from ops.training.network_training import NetworkSettings, TrainedNetwork, remembered, served_logits, train_networks
 from pipeline.app import App, Task
 from pipeline.dataset import Dataset
 
@@ -81,6 +81,13 @@ class TrainingSettings:
             raise TrainingError(f"held_back is {self.held_back}; give a share above 0 and up to 0.5")
         if self.start_ms is not None and self.until_ms is not None and self.start_ms >= self.until_ms:
             raise TrainingError(f"start ({self.start_ms} ms) is not before until ({self.until_ms} ms); swap them")
+
+    @property
+    def network(self) -> NetworkSettings:
+        """What of it concerns the network."""
+        return NetworkSettings(
+            self.epochs, self.seed, self.held_back, self.quick, self.resume, self.device, self.threads
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -143,8 +150,12 @@ def train_on(
     out_dir: Path,
     progress: Progress = silent,
     seconds: dict[str, float] | None = None,
+    network: TrainedNetwork | None = None,
 ) -> TrainedBundle:
-    """Train on history that was read already; the rest as in `train`."""
+    """Train on history that was read already, with a network that was trained already if one is given.
+
+    The rest as in `train`.
+    """
     check_trainable(task)
     seconds = dict(seconds or {})
     known = as_known(only_between(data, settings.start_ms, None), settings.until_ms)
@@ -152,15 +163,11 @@ def train_on(
     out_dir.mkdir(parents=True, exist_ok=True)
     clock = _Clock(seconds)
     logits = np.full((len(known), 2), np.nan)
-    network, report_path = None, None
     if task.model is not None:
-        wanted = NetworkSettings(
-            settings.epochs, settings.seed, settings.held_back, settings.quick, settings.resume, settings.device,
-            settings.threads,
-        )  # fmt: skip
-        network, report_path = train_network(known, wanted, out_dir / "network", progress)
-        clock.stage("network")
-        logits[:, 0] = served_logits(out_dir / "network" / MOE, known, progress)
+        if network is None:
+            network = train_networks({task.name: known}, settings.network, out_dir / "network", progress)[task.name]
+            clock.stage("network")
+        logits[:, 0] = served_logits(network.path, known, progress)
         clock.stage("scores")
     learner, learner_saw = None, "none"
     if task.learner is not None:
@@ -170,18 +177,28 @@ def train_on(
     judged = logits[held][:, [("moe", "ftrl").index(name) for name in names]]
     blend = Blend.fit(names, judged, known.labels[held])
     typical = typical_row(known.features[:: -(-len(known) // TYPICAL_ROWS)], known.specs)
-    parts = bundle_parts(known.specs, blend, typical, network, learner.snapshot() if learner is not None else None)
-    if report_path is not None:
-        parts[TRAINING] = remembered(report_path)
+    onnx = network.path.read_bytes() if network is not None else None
+    parts = bundle_parts(known.specs, blend, typical, onnx, learner.snapshot() if learner is not None else None)
+    provenance = _provenance(known, settings) | {"learner_saw_logits": learner_saw}
+    if network is not None:
+        parts[TRAINING] = remembered(network.report_path, task.name)
+        provenance["network_tasks"] = ", ".join(network.tasks)
     metrics = _metrics(blend, judged, known.labels[held])
     meta = BundleMeta(
         name=f"{task.name} {'+'.join(names)}", task=task.name, created_ms=settings.created_ms,
-        provenance=_provenance(known, settings) | {"learner_saw_logits": learner_saw}, metrics=dict(metrics),
+        provenance=provenance, metrics=dict(metrics),
     )  # fmt: skip
     bundle, folder = _write(parts, meta, out_dir)
     clock.stage("bundle")
     return TrainedBundle(
-        bundle, folder, len(known), int(known.labels.sum()), int(held.sum()), metrics, clock.seconds, report_path
+        bundle,
+        folder,
+        len(known),
+        int(known.labels.sum()),
+        int(held.sum()),
+        metrics,
+        clock.seconds,
+        network.report_path if network is not None else None,
     )
 
 
@@ -195,6 +212,18 @@ def check_trainable(task: Task) -> None:
         raise TrainingError(f"task {task.name!r} has no label; give it one to learn from: label=frauds.is_fraud")
     if task.model is None and task.learner is None:
         raise TrainingError(f"task {task.name!r} decides by rules alone; give it model='moe' or learner='ftrl'")
+
+
+def event_task(app: App, name: str | None) -> Task:
+    """Return a task on event features, as `App.task` does.
+
+    Raises:
+        TrainingError: it is of another kind.
+    """
+    task = app.task(name)
+    if not isinstance(task, Task):
+        raise TrainingError(f"task {task.name!r} reads texts; training and judging it is not there yet")
+    return task
 
 
 def data_sha256(data: Dataset) -> str:

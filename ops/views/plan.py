@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 
-from pipeline.app import App, Task
+from pipeline.app import AnyTask, App, Task
 from pipeline.durations import in_words
 from pipeline.plan import GroupPlan, StreamPlan
 from pipeline.recovery import history_ms, streams_of
 from pipeline.stages import CARRIED, FACTS, LINES, ROWS, chain_of, stages_of
 from pipeline.stream import Stream
+from pipeline.support import SupportTask
 from pipeline.windows import Column, Derived, WindowFeature
 
 _KINDS = {"own": "events of {0} by {1}", "facts": "what {0} says about events, by {1}", "other": "events of {0} by {1}"}
@@ -95,15 +96,29 @@ def _of_the_event(plan: StreamPlan) -> Iterator[tuple[int, str]]:
         yield 3, f"{name} = {node.text if isinstance(node, Derived) else node}"
 
 
-def _task(task: Task) -> Iterator[tuple[int, str]]:
+def _task(task: AnyTask) -> Iterator[tuple[int, str]]:
     yield 1, f"task {task.name} decides {task.on.name}"
-    yield 2, f"{len(task.features)} features, threshold {_threshold(task)}"
+    if isinstance(task, Task):
+        yield 2, f"{len(task.features)} features, threshold {_threshold(task)}"
+    else:
+        yield from _support(task)
     for rule in task.rules:
         yield 2, f"rule {rule.name!r}: {rule.when.text} -> {rule.then}"
     models = " + ".join(each for each in (task.model, task.learner) if each)
     yield 2, f"models {models}" if models else "no models: rules decide alone"
     if task.label is not None:
         yield 2, f"learns from {task.label}, joined for {in_words(task.label_wait_ms)}"
+
+
+def _support(task: SupportTask) -> Iterator[tuple[int, str]]:
+    content = task.text.field.content
+    yield 2, f"reads {task.text.name}, {content.max_chars:,} characters" if content is not None else ""
+    if task.intent is not None:
+        yield 2, f"tells the intent, or that there is none; {task.accept:.0%} of messages with one pass"
+    if task.priority is not None:
+        yield 2, "tells the priority"
+    if task.articles is not None:
+        yield 2, f"names up to {task.articles_top} articles of {task.articles}"
 
 
 def _threshold(task: Task) -> str:

@@ -1,0 +1,1 @@
+"""Reading texts: pieces, n-grams, articles, and the scorer of a support task."""

@@ -1,0 +1,44 @@
+"""Serve an exported text network with ONNX Runtime."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.moe_runtime import check_one_wheel, open_session
+from models.text.inputs import TextInputs
+
+NAMES = TextInputs._fields
+
+
+class OnnxText:
+    """An exported text network. One instance may be used by several threads at once.
+
+    Attributes:
+        provider: what really computes: "cpu" or "cuda".
+
+    Raises:
+        RuntimeRefusedError: it is no model that can be served here.
+    """
+
+    def __init__(self, model: bytes, threads: int = 1) -> None:
+        check_one_wheel()
+        with tempfile.TemporaryDirectory(prefix="pelton-") as folder:  # the runtime opens files
+            path = Path(folder) / "moe.onnx"
+            path.write_bytes(model)
+            self._session, self.provider = open_session(path, threads, "never")
+
+    def logits(self, inputs: TextInputs) -> NDArray[np.float64]:
+        """Return (messages, classes) logits.
+
+        Raises:
+            ValueError: one is not finite.
+        """
+        logits = self._session.run(["logits"], dict(zip(NAMES, inputs, strict=True)))[0].astype(np.float64)
+        if not np.isfinite(logits).all():
+            row = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
+            raise ValueError(f"the model scored message {row} as not finite; its weights are broken, roll it back")
+        return logits

@@ -1,0 +1,164 @@
+"""From messages to what their writers want, as one bundle serves it: intents, scope, priority, articles.
+
+Parts of a bundle: `support.json` (names, calibration, bounds), and where the task has them `moe.onnx` with
+`pieces.json` (intents and priorities), and `articles.json` (the knowledge base that decisions name articles of).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import Bundle, BundleError
+from models.text.articles import Article, ArticleIndex, decode_articles, encode_articles
+from models.text.inputs import TextInputs, make_inputs
+from models.text.pieces import Pieces
+from models.text.runtime import OnnxText
+from models.text.words import normalised
+
+Float64s = NDArray[np.float64]
+SUPPORT, PIECES, MOE, ARTICLES = "support.json", "pieces.json", "moe.onnx", "articles.json"
+INTENTS_TOLD = 3
+AT_ONCE = 32  # messages in one run of the network
+
+
+class SupportSettings(msgspec.Struct, frozen=True):
+    """What a bundle says about its intents.
+
+    Attributes:
+        chars_max: characters of a message that are read.
+        pieces_max, buckets: how many pieces of it, and rows of the table of grams.
+        intents, priorities: names, in the order of the network's logits: intents first.
+        temperature: logits of intents are divided by it, so that probabilities are what held-back messages say.
+        line: messages whose intent is less probable are out of scope.
+    """
+
+    chars_max: int = 4000
+    pieces_max: int = 0
+    buckets: int = 0
+    intents: tuple[str, ...] = ()
+    priorities: tuple[str, ...] = ()
+    temperature: float = 1.0
+    line: float = 0.0
+
+
+# Made once, here: msgspec crashes if two threads meet a type for the first time at once.
+_DECODER = msgspec.json.Decoder(SupportSettings)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read in one message.
+
+    Attributes:
+        intents: the most probable, with their probabilities.
+        score: probability of the first; None without a network.
+        is_out_of_scope: whether that is below the line; None without a network, or without a text.
+        priority: the most probable; None without priorities.
+        articles: ids and scores, best first.
+    """
+
+    intents: tuple[tuple[str, float], ...] = ()
+    score: float | None = None
+    is_out_of_scope: bool | None = None
+    priority: str | None = None
+    articles: tuple[tuple[str, float], ...] = ()
+
+
+NONE_READ = Reading()
+
+
+class SupportScorer:
+    """The models of one bundle, warmed up. Messages are read by themselves: batches do not matter beyond rounding.
+
+    Attributes:
+        line: the probability below which a message is out of scope; None without a network.
+
+    Raises:
+        BundleError: it is of another kind of task.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        if SUPPORT not in bundle.parts:
+            raise BundleError(f"bundle {bundle.id} was not made for a support task; train one: pelton train APP")
+        self.settings = settings = _DECODER.decode(bundle.part(SUPPORT))
+        self._pieces = Pieces.from_json(bundle.part(PIECES)) if PIECES in bundle.parts else None
+        self._network = OnnxText(bundle.part(MOE)) if MOE in bundle.parts else None
+        articles = decode_articles(bundle.part(ARTICLES)) if ARTICLES in bundle.parts else []
+        self.articles = ArticleIndex(articles) if articles else None
+        self.line = settings.line if self._network is not None else None
+        self.read(["warm up"], 1)
+
+    @property
+    def provider(self) -> str:
+        """What computes the network: "cpu", "cuda", or "none" without one."""
+        return self._network.provider if self._network is not None else "none"
+
+    @property
+    def rung(self) -> str:
+        """Which models answer."""
+        names = [name for name, model in (("moe", self._network), ("articles", self.articles)) if model is not None]
+        return "+".join(names) or "rules"
+
+    def with_snapshot(self, snapshot: bytes) -> SupportScorer:
+        """Return the same models: a support task has no learner."""
+        return self
+
+    def read(self, texts: Sequence[str | None], articles_top: int) -> list[Reading]:
+        """Read messages; null and texts without a word tell nothing."""
+        cleaned = [normalised(text or "", self.settings.chars_max) for text in texts]
+        told = [place for place, text in enumerate(cleaned) if text]
+        found = [NONE_READ] * len(cleaned)
+        intents, priorities = self.probabilities([cleaned[place] for place in told])
+        for row, place in enumerate(told):
+            best = self.articles.best(cleaned[place], articles_top) if self.articles is not None else ()
+            found[place] = self._reading(intents[row], priorities[row], best)
+        return found
+
+    def probabilities(self, cleaned: Sequence[str]) -> tuple[Float64s, Float64s]:
+        """Return (messages, intents) and (messages, priorities) of normalised texts; no columns without a network."""
+        if self._network is None or self._pieces is None:
+            return np.zeros((len(cleaned), 0)), np.zeros((len(cleaned), 0))
+        kinds, temperature = len(self.settings.intents), self.settings.temperature
+        logits = np.zeros((len(cleaned), kinds + len(self.settings.priorities)))
+        for first in range(0, len(cleaned), AT_ONCE):
+            logits[first : first + AT_ONCE] = self._network.logits(self.inputs(cleaned[first : first + AT_ONCE]))
+        return softmax(logits[:, :kinds] / temperature), softmax(logits[:, kinds:])
+
+    def inputs(self, cleaned: Sequence[str]) -> TextInputs:
+        """Return what the network takes of normalised texts."""
+        assert self._pieces is not None
+        return make_inputs(cleaned, self._pieces, self.settings.pieces_max, self.settings.buckets)
+
+    def _reading(self, intents: Float64s, priorities: Float64s, articles: tuple[tuple[str, float], ...]) -> Reading:
+        if not intents.size:
+            return Reading(articles=articles)
+        order = np.argsort(-intents, kind="stable")[:INTENTS_TOLD]
+        named = tuple((self.settings.intents[at], round(float(intents[at]), 6)) for at in order)
+        priority = self.settings.priorities[int(priorities.argmax())] if priorities.size else None
+        return Reading(named, named[0][1], named[0][1] < self.settings.line, priority, articles)
+
+
+def softmax(logits: Float64s) -> Float64s:
+    """Return (n, classes) probabilities of logits."""
+    if not logits.shape[1]:
+        return logits
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares: Float64s = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def support_parts(
+    settings: SupportSettings, articles: Sequence[Article], pieces: Pieces | None, network: bytes | None
+) -> dict[str, bytes]:
+    """Return the parts of a bundle, for `models.bundle.write_bundle`."""
+    parts = {SUPPORT: msgspec.json.encode(settings)}
+    if network is not None and pieces is not None:
+        parts |= {MOE: network, PIECES: pieces.to_json()}
+    if articles:
+        parts[ARTICLES] = encode_articles(articles)
+    return parts
