@@ -4,6 +4,7 @@ Letters: n rows (tokens of all events), d width, e experts, k chosen, f hidden n
 """
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,8 @@ class SparseExperts(nn.Module):
     """y = shared(x) + sum over chosen i of weight_i * expert_i(x).
 
     Rows are sorted by expert, so that each expert does one dense product over the rows it was given; no row is dropped.
-    Rows that are padding sort behind those of the last expert, and none is asked.
+    Rows that are padding sort behind those of the last expert, and none is asked. Without gradients on a CUDA device
+    the kernels of `kernels.moe` do the same, and refuse rows that are not finite (ValueError).
     Source: DeepSeekMoE (arXiv:2401.06066), equations 9 to 11; one choice per example: Mobile V-MoEs, Daxberger et al.
     2023 (arXiv:2309.04354), section 3.
     """
@@ -51,6 +53,8 @@ class SparseExperts(nn.Module):
             present: (n,) bool, false for padding; all are, if not given.
             per_choice: how many rows, one after another, go to the same experts, chosen by their mean.
         """
+        if self._kernels_can(rows.device, rows.dtype):
+            return self._by_kernels(rows, allowed, present, per_choice), None
         deciding, tokens = _deciding(rows, present, per_choice)
         weights, ids, routing = self.router(deciding, allowed, tokens)  # (n, k), (n, k)
         if per_choice > 1:
@@ -71,6 +75,19 @@ class SparseExperts(nn.Module):
         )  # the k answers of each row, in its order of choice
         routed = (routed * weights.unsqueeze(-1)).sum(1)  # (n, d)
         return routed + swiglu(rows, self.shared_up, self.shared_down), routing
+
+    def _kernels_can(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Tell if rows there, of this type, are for the kernels: to serve, in the type of the weights, on a GPU."""
+        computes_only = not (self.training or self.exporting or torch.is_grad_enabled())
+        in_one_type = dtype == self.up.dtype != torch.float64 and not torch.is_autocast_enabled("cuda")
+        return device.type == "cuda" and computes_only and in_one_type and find_spec("triton") is not None
+
+    def _by_kernels(self, rows: Tensor, allowed: Tensor | None, present: Tensor | None, per_choice: int) -> Tensor:
+        from kernels.moe import sparse_experts  # Triton: only where there is a GPU
+
+        router, experts = (self.router.weight, self.router.bias), (self.up, self.down, self.shared_up, self.shared_down)
+        choice = (self.router.chosen, allowed)
+        return sparse_experts(rows, *router, *experts, *choice, present=present, per_choice=per_choice)
 
     def _split(self, visits: Tensor, ids: Tensor, more: int) -> list[Tensor]:
         e = self.router.experts + more  # one more for padding

@@ -7,6 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.moe.experts import SparseExperts
+from models.moe.settings import MoESettings
 from tests.kernels.moe.cases import DEVICE, TYPES, close, layer, unit_rows
 
 from kernels.moe import check, flags_for, sparse_experts  # isort: skip: cases skips where Triton is missing
@@ -58,6 +60,24 @@ def test_padding_and_one_choice_for_many_rows(n, per_choice, padded):
         present[7:14] = False  # an example of nothing but padding
     more = {"present": present, "per_choice": per_choice}
     close(case.answer(rows, **more), case.expected(rows, **more), torch.float32)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("per_choice", [1, 6])
+def test_the_network_gives_them_what_it_would_compute(per_choice):
+    torch.manual_seed(3)
+    network = (
+        SparseExperts(MoESettings(width=16, heads=2, experts=5, expert_width=24, shared_width=8)).to(DEVICE).eval()
+    )
+    network.router.bias += torch.tensor([0.3, 0, 0, -0.3, 0], device=DEVICE)
+    rows = unit_rows(30, 16)
+    allowed = torch.tensor([True, True, False, True, True], device=DEVICE)
+    present = torch.arange(30, device=DEVICE) % 6 < 4
+    for more in ({}, {"allowed": allowed}, {"allowed": allowed, "present": present}):
+        given = {"allowed": None, "present": None, "per_choice": per_choice} | more
+        with torch.enable_grad():  # then no kernels
+            expected, _ = network(rows, **given)
+        close(network._by_kernels(rows, **given), expected.detach(), torch.float32)
 
 
 def test_sixty_four_rows_a_block():
