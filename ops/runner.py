@@ -21,7 +21,7 @@ from ops.sink_feed import SinkFeed
 from pipeline.app import App
 from pipeline.learning import PUBLISH_EVERY_LABELS, Learned, LearnerLoop
 from pipeline.live import Step, Worker, create_topics
-from pipeline.recovery import SNAPSHOT_EVERY_MS
+from pipeline.snapshots import SNAPSHOT_EVERY_MS
 
 if TYPE_CHECKING:
     from ops.metrics.metrics import Metrics  # prometheus-client is loaded only where somebody wants to see

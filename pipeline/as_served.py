@@ -5,8 +5,10 @@ An event's features stand in the row that was passed on, or in its decision.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
@@ -71,6 +73,7 @@ class _Source:
         column: with the offset of the event in the stage's input.
         features: column of the feature matrix -> column of the rows.
         only: column and value that the rows must have: of this stage's partition, of one task.
+        waiting: rows that were read and not asked for yet, with their offsets, which rise.
     """
 
     log: Log
@@ -80,26 +83,29 @@ class _Source:
     column: str
     features: dict[int, str]
     only: tuple[str, int | str]
-    waiting: list[pa.RecordBatch]
+    waiting: deque[tuple[Int64s, pa.RecordBatch]] = field(default_factory=deque)
 
     def between(self, first: int, end: int) -> Iterator[tuple[Int64s, dict[int, Float64s]]]:
         """Yield offsets and features of the events from `first` to before `end`; called with rising ones."""
         while not self._reaches(end) and (stored := self.log.read_rows(self.topic, self.partition, self.at, ROWS_MAX)):
             self.at = stored[-1][0] + stored[-1][1].num_rows
-            self.waiting += [found for _, rows in stored if len(found := self._mine(rows))]
-        kept = []
-        for rows in self.waiting:
-            offsets = ints_of(rows.column(self.column))
-            here = (offsets >= first) & (offsets < end)
-            if here.any():
-                some = rows.filter(pa.array(here))
-                yield offsets[here], {n: _values(some.column(name)) for n, name in self.features.items()}
-            if offsets[-1] >= end:
-                kept.append(rows)
-        self.waiting = kept
+            for _, group in groupby((rows for _, rows in stored), key=lambda rows: rows.schema):
+                for together in pa.Table.from_batches(list(group)).combine_chunks().to_batches():
+                    rows = self._mine(together)
+                    if rows.num_rows:
+                        self.waiting.append((ints_of(rows.column(self.column)), rows))
+        while self.waiting and self.waiting[0][0][0] < end:
+            offsets, rows = self.waiting[0]
+            since, until = np.searchsorted(offsets, (first, end))
+            if since < until:
+                some = rows.slice(since, until - since)
+                yield offsets[since:until], {n: _values(some.column(name)) for n, name in self.features.items()}
+            if until < len(offsets):
+                return
+            self.waiting.popleft()
 
     def _reaches(self, end: int) -> bool:
-        return bool(self.waiting) and int(ints_of(self.waiting[-1].column(self.column))[-1]) >= end
+        return bool(self.waiting) and int(self.waiting[-1][0][-1]) >= end
 
     def _mine(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         if MARKER in rows.schema.names:
@@ -116,14 +122,14 @@ def _sources(app: App, stage: Stage, log: Log, partition: int, begin: Callable[[
                 decider = decider_of(task, stage.plan)
                 features = dict(zip(decider.columns, decider.feature_names, strict=True))
                 at = begin(topic, partition)
-                found.append(_Source(log, topic, partition, at, "source_offset", features, ("task", task.name), []))
+                found.append(_Source(log, topic, partition, at, "source_offset", features, ("task", task.name)))
         return found
     output = next((each for each in stage.outputs if each.kind != FACTS), None)
     if output is None:
         return []
     features = {column: stage.plan.names[column] for column in output.features}
     return [
-        _Source(log, output.topic, p, begin(output.topic, p), OFFSET, features, (SOURCE, partition), [])
+        _Source(log, output.topic, p, begin(output.topic, p), OFFSET, features, (SOURCE, partition))
         for p in range(stage.partitions)
     ]
 

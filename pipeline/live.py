@@ -26,8 +26,8 @@ from pipeline.laps import Laps
 from pipeline.manifest import Manifest, encode
 from pipeline.plan import StreamPlan
 from pipeline.reading import arrival_of, as_of, first_rows, next_offset, stored_new, times_of
-from pipeline.recovery import SNAPSHOT_EVERY_MS, check_retention, recover
-from pipeline.snapshots import Snapshots
+from pipeline.recovery import check_retention, recover
+from pipeline.snapshots import SNAPSHOT_EVERY_MS, Snapshots
 from pipeline.stages import LINES, Stage, alone, buried_by, stages_of
 from pipeline.state_store import StateStore
 from pipeline.topics import count_partitions, create_topics, decisions_topic, group_of

@@ -87,8 +87,8 @@ def read_again(log: Log, stage: Stage, each: Input, partition: int, first: int, 
     return _carried(stage, each, stored)
 
 
-def as_of(arrival: Arrival, at_ms: int) -> Arrival:
-    """Return a chunk whose append times are not behind `at_ms`, when a worker took it.
+def as_of(arrival: Arrival, at_ms: int | Int64s) -> Arrival:
+    """Return a chunk whose append times are not behind `at_ms`, when a worker took it, or (records,) took each.
 
     Only of times that producers said: a clock that is ahead would make its own events look due. The time at which they
     were read stands for it, and the manifest keeps that.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from connectors.log import Log
 from pipeline.arrivals import Arrival
@@ -15,6 +17,7 @@ from pipeline.manifest import Manifest, decode
 from pipeline.plan import StreamPlan
 from pipeline.reading import READ_AT_ONCE, as_of, chunk_of, next_offset, read_again, read_new
 from pipeline.restoring import restored
+from pipeline.snapshots import SNAPSHOT_EVERY_MS_MAX
 from pipeline.stages import LINES, Stage, alone
 from pipeline.state_store import StateStore
 from pipeline.stream import Stream
@@ -22,7 +25,6 @@ from pipeline.stream import Stream
 if TYPE_CHECKING:
     from connectors.secrets import Tokeniser  # it brings cryptography along, which files rarely need
 
-SNAPSHOT_EVERY_MS = 60_000
 __all__ = ["Recovered", "check_retention", "chunk_of", "chunks_again", "history_ms", "recover", "streams_of"]
 
 
@@ -55,7 +57,7 @@ def streams_of(plan: StreamPlan) -> dict[str, Stream]:
 def history_ms(plan: StreamPlan) -> int:
     """Return how much of the log a worker needs to rebuild its state."""
     windows = max((group.retention_ms for group in plan.groups), default=0)
-    return max(windows, plan.horizon_ms) + plan.stream.lateness_ms + SNAPSHOT_EVERY_MS
+    return max(windows, plan.horizon_ms) + plan.stream.lateness_ms + SNAPSHOT_EVERY_MS_MAX
 
 
 def check_retention(plan: StreamPlan | Stage, log: Log) -> None:
@@ -100,20 +102,48 @@ def recover(
     replayed = 0
     if manifests and manifests[0][0] > start + 1:
         replayed += _rebuild(engine, log, partition, positions, manifests[0][1])
-    for _, manifest in manifests:
-        replayed += _again(engine, log, partition, manifest)
+    for together in _runs([manifest for _, manifest in manifests]):
+        replayed += _again(engine, log, partition, together)
     last = decode(payload)
     return Recovered(engine, commit, last, _positions(stage, log, partition, last), replayed, problem)
 
 
 def chunks_again(stage: Stage, log: Log, partition: int, manifest: Manifest) -> dict[str, Arrival]:
     """Return what a commit took, read again, as of then."""
-    inputs = manifest.inputs
-    return {
-        each.topic: as_of(read_again(log, stage, each, partition, *inputs[each.topic]), manifest.at_ms)
-        for each in stage.inputs
-        if each.topic in inputs and inputs[each.topic][1] > inputs[each.topic][0]
-    }
+    return _chunks(stage, log, partition, [manifest])
+
+
+def _chunks(stage: Stage, log: Log, partition: int, together: Sequence[Manifest]) -> dict[str, Arrival]:
+    """Return what commits took one after the other, read again, each as of then."""
+    found = {}
+    for each in stage.inputs:
+        taken = [(*manifest.inputs.get(each.topic, (0, 0)), manifest.at_ms) for manifest in together]
+        taken = [(first, end, at_ms) for first, end, at_ms in taken if end > first]
+        if taken:
+            ends, at_ms = np.array([(end, at_ms) for _, end, at_ms in taken]).T
+            arrival = read_again(log, stage, each, partition, taken[0][0], int(ends[-1]))
+            found[each.topic] = as_of(arrival, at_ms[np.searchsorted(ends, arrival.offsets, side="right")])
+    return found
+
+
+def _runs(manifests: Sequence[Manifest]) -> Iterator[list[Manifest]]:
+    """Yield commits in order, those together that took records of the same one input, in a row and not too many.
+
+    How a single input is cut into batches changes nothing; how several interleave is the commit's to say.
+    """
+    run: list[Manifest] = []
+    topic, since = "", 0  # of the run, if it takes a single input
+    for manifest in manifests:
+        taken = {name: span for name, span in manifest.inputs.items() if span[1] > span[0]}
+        only, (first, end) = next(iter(taken.items())) if len(taken) == 1 else ("", (0, 0))
+        if run and (only != topic or not only or end - since > READ_AT_ONCE):
+            yield run
+            run = []
+        if not run:
+            topic, since = only, first
+        run.append(manifest)
+    if run:
+        yield run
 
 
 def _positions(stage: Stage, log: Log, partition: int, last: Manifest | None) -> dict[str, int]:
@@ -124,9 +154,9 @@ def _positions(stage: Stage, log: Log, partition: int, last: Manifest | None) ->
     }
 
 
-def _again(engine: Engine, log: Log, partition: int, manifest: Manifest) -> int:
-    """Apply one commit again."""
-    chunks = chunks_again(engine.stage, log, partition, manifest)
+def _again(engine: Engine, log: Log, partition: int, together: Sequence[Manifest]) -> int:
+    """Apply commits again."""
+    chunks = _chunks(engine.stage, log, partition, together)
     if chunks:
         engine.process(chunks)
     return sum(len(chunk) for chunk in chunks.values())

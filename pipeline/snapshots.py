@@ -11,10 +11,13 @@ from pipeline.copies import Array, EngineCopy
 from pipeline.engine import Engine
 from pipeline.state_store import StateStore, StateStoreError
 
+SNAPSHOT_EVERY_MS = 15_000  # who takes a partition over replays what came since
+SNAPSHOT_EVERY_MS_MAX = 60_000  # where a snapshot is so much work that it comes less often
 STEP_SHARE = 0.2  # of the time between two batches that copying may take
 STEP_S_MIN, STEP_S_MAX = 0.0005, 0.001
 LAYERS_MAX = 12  # then the whole state is written again
 LAYERS_SHARE_MAX = 1.0  # or once what changed since is, together, this much of the whole
+COST_SHARE_MAX = 0.1  # of the time that may go into snapshots; then they come less often
 WRITE_S_MAX = 300.0  # a store that did not take a snapshot in so long is told to be away
 SAVE_WAIT_S = 30.0  # at the end of a run, without a byte that gets through
 FORGET_STEP = 200  # manifests removed in one transaction, so that no commit waits long for it
@@ -27,6 +30,7 @@ class _Writing:
 
     Attributes:
         is_current: the engine that it is of still serves.
+        cost_s: what copying and writing it took.
         error: why it did not get to the store.
     """
 
@@ -38,6 +42,7 @@ class _Writing:
     began_s: float
     thread: threading.Thread | None = None
     is_current: bool = True
+    cost_s: float = 0.0
     error: str | None = None
 
 
@@ -64,7 +69,7 @@ class Snapshots:
         self._began_ms, self._stepped_s = clock_ms(), timer_s()
         self._writing: _Writing | None = None
         self._needs_whole, self._whole_bytes, self._layers_bytes = True, 0, 0
-        self._forgotten = 0
+        self._forgotten, self._cost_s = 0, 0.0
         self._problem: str | None = None
         self.saved_commit = self.written = 0
 
@@ -89,7 +94,7 @@ class Snapshots:
             engine: as of the last commit.
             commit: its number; without any, or without a new one, there is nothing to save.
             positions: input -> offset of the first record that is not in the state.
-            every_ms: between two snapshots.
+            every_ms: between two snapshots, if they are little work; else up to SNAPSHOT_EVERY_MS_MAX.
 
         Returns:
             Whether one begins.
@@ -97,7 +102,8 @@ class Snapshots:
         began_s, now_ms = self._timer_s(), self._clock_ms()
         budget_s = min(max(STEP_SHARE * (began_s - self._stepped_s), STEP_S_MIN), STEP_S_MAX)
         begins = False
-        if self._writing is None and now_ms - self._began_ms >= every_ms:
+        rest_ms = min(self._cost_s * 1000 / COST_SHARE_MAX, SNAPSHOT_EVERY_MS_MAX)
+        if self._writing is None and now_ms - self._began_ms >= max(every_ms, rest_ms):
             self._began_ms = now_ms
             begins = commit > self.saved_commit
             if begins:
@@ -105,6 +111,7 @@ class Snapshots:
         elif self._writing is not None and self._writing.thread is None:
             while not (done := self._writing.copy.step()) and self._timer_s() - began_s < budget_s:
                 pass
+            self._writing.cost_s += self._timer_s() - began_s
             if done:
                 self._start_thread(self._writing)
         else:
@@ -159,9 +166,11 @@ class Snapshots:
 
     def _write(self, writing: _Writing) -> None:
         """Write a snapshot, then forget the manifests that no recovery needs any more."""
+        began_s = self._timer_s()
         try:
             arrays = {name: _let_go(pieces) for name, pieces in writing.copy.arrays().items()}
             oldest = self.store.save(writing.commit, arrays, writing.positions, writing.copy.onto) - MANIFESTS_KEPT
+            writing.cost_s += self._timer_s() - began_s
             for before in range(self._forgotten + FORGET_STEP, oldest, FORGET_STEP):
                 self._log.forget_manifests(self._group, self._partition, before)
             if oldest > 0:
@@ -190,7 +199,7 @@ class Snapshots:
         if writing.error is not None:
             self._problem = f"no snapshot could be written: {writing.error}; {_MEANWHILE}"
             return
-        self._problem = None
+        self._problem, self._cost_s = None, writing.cost_s
         self.saved_commit, self.written = writing.commit, self.written + 1
         size = self.store.bytes_written - writing.bytes_before
         self._whole_bytes, self._layers_bytes = (

@@ -243,15 +243,18 @@ class Consumer(driver.Consumer):
     """Brings batches to the topics' streams."""
 
     _thread: ConsumerThread
+    _steering: Steering | None = None
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     @property
     def steering(self) -> Steering:
-        """The app, as who steers."""
-        assert isinstance(self.app, Steering)
-        return self.app
+        """The app, as who steers; asked once, for every batch comes by here."""
+        if self._steering is None:
+            assert isinstance(self.app, Steering)
+            self._steering = self.app
+        return self._steering
 
     def is_steered(self, tp: TP) -> bool:
         """Whether its position is told by `start_at`."""

@@ -23,7 +23,7 @@ from ops.mistakes import in_a_sentence
 from pipeline.app import App
 from pipeline.learning import Learned
 from pipeline.live import Step, Worker, decisions_topic
-from pipeline.recovery import SNAPSHOT_EVERY_MS
+from pipeline.snapshots import SNAPSHOT_EVERY_MS
 
 if TYPE_CHECKING:
     from connectors.kafka.log import KafkaLog
