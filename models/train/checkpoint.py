@@ -1,44 +1,120 @@
-"""Checkpoints: one safetensors file (arrays and JSON, nothing that runs on load), replaced in one step."""
+"""Checkpoints in a folder: arrays cut into pieces that are known by their hash, and only new pieces are written.
 
+    checkpoint/manifest.json    notes; for each array its type, shape and pieces; for each piece where it stands
+    checkpoint/000007.pieces    the pieces that were new at the seventh save, one after another
+
+An embedding that no event touched, an expert that nobody visited, weights that are kept as the best so far: all are
+written once. The manifest is replaced in one step after its pieces are on the disk, so a crash leaves the checkpoint of
+before. Every piece is verified on load. Nothing in it runs on load.
+"""
+
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+PIECE_BYTES = 1 << 17
+LIVE_SHARE_MIN = 0.5  # of a file of pieces: with less, what is still needed of it is written again and the file deleted
+MANIFEST = "manifest.json"
+_TYPES = {str(kind).removeprefix("torch."): kind for kind in (
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+    torch.uint8, torch.bool,
+)}  # fmt: skip
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read, or belongs to another run."""
 
 
-def save(path: Path, arrays: dict[str, Tensor], notes: dict[str, Any]) -> None:
-    """Write arrays and notes (anything JSON can hold); a crash leaves the old file or the new one, never half."""
-    fresh = path.with_suffix(".new")
-    whole = {name: array.detach().cpu().contiguous().clone() for name, array in arrays.items()}
-    save_file(whole, str(fresh), metadata={"notes": json.dumps(notes)})
-    with fresh.open("rb") as file:
+def save(folder: Path, arrays: dict[str, Tensor], notes: dict[str, Any]) -> int:
+    """Write what changed of arrays, and notes (anything JSON can hold); return how many bytes of arrays that was."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = _worth_keeping(folder)
+    described, contents = {}, {}
+    for name, array in arrays.items():
+        whole = array.detach().cpu().contiguous().flatten()
+        data = memoryview(whole.view(torch.uint8).numpy())
+        pieces = []
+        for first in range(0, len(data), PIECE_BYTES):
+            piece = data[first : first + PIECE_BYTES]
+            pieces.append(hashlib.sha256(piece).hexdigest())
+            contents[pieces[-1]] = piece
+        described[name] = {"type": str(array.dtype).removeprefix("torch."), "shape": list(array.shape), "of": pieces}
+    files = [int(path.stem) for path in folder.glob("*.pieces")]
+    fresh = f"{max(files, default=0) + 1:06d}.pieces"
+    places, written = {}, 0
+    with (folder / fresh).open("wb") as file:
+        for name, piece in contents.items():
+            if name in kept:
+                places[name] = kept[name]
+            else:
+                places[name] = [fresh, file.tell(), len(piece)]
+                written += file.write(piece)
+        file.flush()
         os.fsync(file.fileno())
-    os.replace(fresh, path)
+    _replace(folder, {"format": 1, "notes": notes, "arrays": described, "pieces": places})
+    needed = {place[0] for place in places.values()}
+    for path in folder.glob("*.pieces"):
+        if path.name not in needed:
+            path.unlink()
+    return written
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save` wrote.
+def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save` wrote, and verify it.
 
     Raises:
-        CheckpointError: no such file, or it is not a checkpoint.
+        CheckpointError: no such folder, it is not a checkpoint, or a piece is not what was written.
     """
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint at {path}; train from the start, without resuming")
+    if not (folder / MANIFEST).is_file():
+        raise CheckpointError(f"there is no checkpoint at {folder}; train from the start, without resuming")
     try:
-        with safe_open(str(path), framework="pt") as file:
-            notes = json.loads(file.metadata()["notes"])
-            return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118 (not a dict)
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as problem:
-        raise CheckpointError(f"{path} is not a checkpoint ({problem}); delete it and train from the start") from None
+        told = json.loads((folder / MANIFEST).read_text())
+        files = {name: (folder / name).read_bytes() for name in {place[0] for place in told["pieces"].values()}}
+        pieces = {name: files[file][at : at + size] for name, (file, at, size) in told["pieces"].items()}
+        for name, piece in pieces.items():
+            if hashlib.sha256(piece).hexdigest() != name:
+                raise CheckpointError(
+                    f"{folder / told['pieces'][name][0]} was changed or torn; delete {folder} and train from the start"
+                )
+        arrays = {}
+        for name, array in told["arrays"].items():
+            data = bytearray(b"".join(pieces[piece] for piece in array["of"]))
+            kind = _TYPES[array["type"]]
+            flat = torch.frombuffer(data, dtype=kind) if data else torch.empty(0, dtype=kind)
+            arrays[name] = flat.reshape(array["shape"])
+    except CheckpointError:
+        raise
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as problem:
+        raise CheckpointError(f"{folder} is not a checkpoint ({problem}); delete it and train from the start") from None
+    return arrays, told["notes"]
+
+
+def _worth_keeping(folder: Path) -> dict[str, list]:
+    """Return the places of pieces that the folder has, in files of which enough is still needed."""
+    try:
+        places: dict[str, list] = json.loads((folder / MANIFEST).read_text())["pieces"]
+    except (OSError, KeyError, TypeError, ValueError):
+        return {}
+    needed: dict[str, int] = {}
+    for file, _, size in places.values():
+        needed[file] = needed.get(file, 0) + size
+    whole = {path.name: path.stat().st_size for path in folder.glob("*.pieces")}
+    good = {file for file, size in needed.items() if size >= LIVE_SHARE_MIN * whole.get(file, float("inf"))}
+    return {name: place for name, place in places.items() if place[0] in good}
+
+
+def _replace(folder: Path, told: dict[str, Any]) -> None:
+    fresh = folder / "manifest.new"
+    with fresh.open("w") as file:
+        json.dump(told, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, folder / MANIFEST)
 
 
 def optimizer_arrays(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -9,7 +9,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.features import FeatureSpec
-from models.train.settings import TrainSettings
+from models.train.settings import above_zero
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which events train and which validate.
+
+    Attributes:
+        batch: events in a forward pass.
+        accumulate: forward passes per optimizer step.
+        negatives_per_positive: negatives drawn anew each epoch for each positive; 0 takes all of them.
+        positive_weight: weight of a positive in the loss. It and the drawing are both taken out of the logit again.
+        validation_share: the last part of the time range, for early stopping.
+        validation_negatives_max: negatives looked at in validation; each then counts for several.
+        seed: of what is drawn.
+    """
+
+    batch: int = 512
+    accumulate: int = 1
+    negatives_per_positive: float = 10.0
+    positive_weight: float = 1.0
+    validation_share: float = 0.15
+    validation_negatives_max: int = 20_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        above_zero(self, may_be_zero=("negatives_per_positive", "seed"))
+        if self.validation_share >= 1:
+            raise ValueError(f"validation_share is {self.validation_share}; choose a share below 1")
 
 
 @dataclass(frozen=True)
@@ -36,16 +64,16 @@ class Dataset:
     split_ms: int
     digest: str
 
-    def kept_share(self, settings: TrainSettings) -> float:
+    def kept_share(self, sampling: Sampling) -> float:
         """Share of training negatives that an epoch sees."""
-        if settings.negatives_per_positive == 0:
+        if sampling.negatives_per_positive == 0:
             return 1.0
-        return min(1.0, math.ceil(len(self.positives) * settings.negatives_per_positive) / len(self.negatives))
+        return min(1.0, math.ceil(len(self.positives) * sampling.negatives_per_positive) / len(self.negatives))
 
-    def epoch_rows(self, settings: TrainSettings, epoch: int) -> NDArray[np.int64]:
+    def epoch_rows(self, sampling: Sampling, epoch: int) -> NDArray[np.int64]:
         """Draw the rows of an epoch in training order: all positives and a fresh sample of negatives."""
-        chance = np.random.default_rng([settings.seed, epoch])
-        kept = round(self.kept_share(settings) * len(self.negatives))
+        chance = np.random.default_rng([sampling.seed, epoch])
+        kept = round(self.kept_share(sampling) * len(self.negatives))
         negatives = chance.choice(self.negatives, kept, replace=False) if kept < len(self.negatives) else self.negatives
         return chance.permutation(np.concatenate([self.positives, negatives]))
 
@@ -59,7 +87,7 @@ def prepare(
     specs: Sequence[FeatureSpec],
     labels: NDArray[np.uint8],
     times_ms: NDArray[np.int64],
-    settings: TrainSettings,
+    sampling: Sampling,
 ) -> Dataset:
     """Check the arrays and split them: the last `validation_share` of the events by time validate.
 
@@ -72,7 +100,7 @@ def prepare(
     _check(features, specs, labels, times_ms)
     labels = np.ascontiguousarray(labels, np.uint8)
     in_time = np.sort(times_ms)
-    split_ms = int(in_time[min(len(in_time) - 1, int(len(in_time) * (1 - settings.validation_share)))])
+    split_ms = int(in_time[min(len(in_time) - 1, int(len(in_time) * (1 - sampling.validation_share)))])
     earlier = times_ms < split_ms
     positives, negatives = (np.flatnonzero(earlier & (labels == label)) for label in (1, 0))
     later_positives, later_negatives = (np.flatnonzero(~earlier & (labels == label)) for label in (1, 0))
@@ -85,9 +113,9 @@ def prepare(
         if not rows.size:
             raise ValueError(f"the {name} event ({len(labels)} events, {int(labels.sum())} positive); give more data")
     seen = later_negatives
-    if seen.size > settings.validation_negatives_max:
-        chance = np.random.default_rng([settings.seed, 1 << 32])
-        seen = np.sort(chance.choice(seen, settings.validation_negatives_max, replace=False))
+    if seen.size > sampling.validation_negatives_max:
+        chance = np.random.default_rng([sampling.seed, 1 << 32])
+        seen = np.sort(chance.choice(seen, sampling.validation_negatives_max, replace=False))
     weights = np.concatenate([np.ones(later_positives.size), np.full(seen.size, later_negatives.size / seen.size)])
     validation = np.concatenate([later_positives, seen])
     digest = _digest(features, specs, labels, times_ms)

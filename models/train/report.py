@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.expert_load import dead, entropy, overflow
-from models.train.dataset import Dataset
+from models.train.task_data import Validation
 
 POINTS_MAX = 500  # of a curve in the report: neighbouring steps of a longer training share one
 
@@ -19,14 +19,27 @@ POINTS_MAX = 500  # of a curve in the report: neighbouring steps of a longer tra
 class History:
     """What happened so far: per optimizer step, and per epoch."""
 
+    tasks: list[str] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    task_losses: dict[str, list[float]] = field(default_factory=dict)
     gradient_norms: list[float] = field(default_factory=list)
     part_norms: dict[str, list[float]] = field(default_factory=dict)
     epochs: list[dict[str, Any]] = field(default_factory=list)
 
-    def add_step(self, loss: float, norm: float, part_norms: dict[str, float]) -> None:
-        """Note one optimizer step: training loss, norm of the gradient before clipping, and of each part of it."""
-        self.losses.append(loss)
+    def add_step(
+        self, losses: dict[str, float], weights: dict[str, float], norm: float, part_norms: dict[str, float]
+    ) -> None:
+        """Note one optimizer step.
+
+        Args:
+            losses: training loss of each task that took part; noted as a whole, too, with the others' last ones.
+            weights: of the tasks' losses.
+            norm: of the gradient before clipping.
+            part_norms: of each part of it.
+        """
+        for task, loss in losses.items():
+            self.task_losses.setdefault(task, []).append(loss)
+        self.losses.append(sum(weights[task] * its[-1] for task, its in self.task_losses.items()))
         self.gradient_norms.append(norm)
         for part, its in part_norms.items():
             self.part_norms.setdefault(part, []).append(its)
@@ -46,21 +59,54 @@ class History:
             "loss": means(self.losses),
             "gradient_norm": means(self.gradient_norms),
             "part_norms": {part: means(norms) for part, norms in self.part_norms.items()},
+            "task_losses": {task: _means(its, points_max) for task, its in self.task_losses.items()},
         }
 
     @property
     def best_epoch(self) -> int:
-        """The epoch (from 1) with the best validation average precision, the first of equals; 0 before any."""
-        found = [epoch["average_precision"] for epoch in self.epochs]
+        """The epoch (from 1) with the best validation score, the first of equals; 0 before any."""
+        found = [epoch["score"] for epoch in self.epochs]
         return 1 + found.index(max(found)) if found else 0
 
     def stalled(self, patience: int) -> bool:
         """Whether the last `patience` epochs brought nothing better."""
         return len(self.epochs) - self.best_epoch >= patience and bool(self.epochs)
 
-    def add_epoch(self, loss: float, figures: dict[str, float], loads: list[dict[str, Any]]) -> None:
-        """Note one epoch: mean training loss, validation figures, the load of each block's experts."""
-        self.epochs.append({"loss": loss, **figures, "loads": loads})
+    def add_epoch(
+        self,
+        steps: int,
+        own_steps: dict[str, int],
+        chosen: dict[str, float],
+        figures: dict[str, dict[str, float]],
+        loads: list[dict[str, Any]],
+        task_loads: dict[str, list[dict[str, Any]]],
+    ) -> None:
+        """Note one epoch. Its score is the mean of the tasks' figures that choose.
+
+        Args:
+            steps: that it had.
+            own_steps: how many each task took part in.
+            chosen: of each task, the figure that tells how good the epoch is.
+            figures: of each task, all validation figures.
+            loads: of each block's experts, the tasks together, each counting alike.
+            task_loads: the same of each task.
+        """
+        tasks = {
+            task: {
+                "loss": float(np.mean(self.task_losses[task][-own_steps[task] :])),
+                "figure": chosen[task],
+                "validation": its,
+                "loads": task_loads[task],
+            }
+            for task, its in figures.items()
+        }
+        loss, score = float(np.mean(self.losses[-steps:])), float(np.mean(list(chosen.values())))
+        self.epochs.append({"loss": loss, "score": score, "tasks": tasks, "loads": loads})
+
+
+def _means(values: list[float], points_max: int) -> list[float]:
+    together = max(1, math.ceil(len(values) / points_max))
+    return [float(f"{np.mean(values[at : at + together]):.6g}") for at in range(0, len(values), together)]
 
 
 def load_figures(visits: NDArray[np.int64]) -> dict[str, Any]:
@@ -73,85 +119,57 @@ def load_figures(visits: NDArray[np.int64]) -> dict[str, Any]:
     }
 
 
-def ranking_figures(
-    labels: NDArray[np.uint8], logits: NDArray[np.float64], weights: NDArray[np.float64]
-) -> dict[str, float]:
-    """Compute average precision, AUC, log-loss and the mean probability beside the share of positives."""
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
-    # log(1 + exp(x)) without overflow
-    losses = np.logaddexp(0, logits) - labels * logits
-    return {
-        "average_precision": float(average_precision_score(labels, logits, sample_weight=weights)),
-        "auc": float(roc_auc_score(labels, logits, sample_weight=weights)),
-        "log_loss": float(np.average(losses, weights=weights)),
-        "mean_probability": float(np.average(0.5 * (1 + np.tanh(logits / 2)), weights=weights)),
-        "share_positive": float(np.average(labels, weights=weights)),
-    }
-
-
 def write_report(
-    out_dir: Path, history: History, provenance: dict[str, Any], scores: NDArray[np.float64], data: Dataset
+    out_dir: Path, history: History, provenance: dict[str, Any], judged: dict[str, Validation]
 ) -> dict[str, Any]:
-    """Write training_report.json and the plots; `scores` are the best epoch's logits of the validation rows."""
+    """Write training_report.json and the plots; `judged` is the best epoch's network, task by task."""
     best = history.epochs[history.best_epoch - 1]
     report = {
         **provenance,
-        "events": {
-            "training_positives": len(data.positives),
-            "training_negatives": len(data.negatives),
-            "validation": len(data.validation),
-            "validation_from_ms": data.split_ms,
-        },
         "best_epoch": history.best_epoch,
-        "validation": {name: value for name, value in best.items() if name not in ("loss", "loads")},
+        "score": best["score"],
+        "validation": {task: its["validation"] for task, its in best["tasks"].items()},
         "loads": best["loads"],
         "epochs": history.epochs,
         "steps": len(history.losses),
         "curves": history.curves(),
     }
     (out_dir / "training_report.json").write_text(json.dumps(report, indent=1) + "\n")
-    _plots(out_dir, history, data.labels[data.validation], scores, data.validation_weights)
+    _plots(out_dir, history, judged)
     return report
 
 
-def _plots(
-    out_dir: Path,
-    history: History,
-    labels: NDArray[np.uint8],
-    scores: NDArray[np.float64],
-    weights: NDArray[np.float64],
-) -> None:
+def _plots(out_dir: Path, history: History, judged: dict[str, Validation]) -> None:
+    """Draw a row for each task, loss, figure and its own curves, and one of gradients and loads for all."""
     from matplotlib.figure import Figure  # no pyplot: nothing global, no display
-    from sklearn.metrics import precision_recall_curve, roc_curve
 
-    figure = Figure(figsize=(14, 8), layout="constrained")
-    axes = figure.subplots(2, 3)
-    per_epoch = max(1, len(history.losses) // len(history.epochs))
-    ends = [per_epoch * (i + 1) for i in range(len(history.epochs))]
-    axes[0, 0].plot(_smooth(history.losses), label="training, resampled")
-    axes[0, 0].plot(ends, [epoch["log_loss"] for epoch in history.epochs], "o-", label="validation, all events")
-    axes[0, 0].set(title="Log-loss", xlabel="step", yscale="log")
-    axes[0, 0].legend()
-    axes[0, 1].plot(range(1, len(ends) + 1), [epoch["average_precision"] for epoch in history.epochs], "o-")
-    axes[0, 1].axvline(history.best_epoch, linestyle=":")
-    axes[0, 1].set(title="Validation average precision", xlabel="epoch")
-    axes[0, 2].plot(_smooth(history.gradient_norms))
-    axes[0, 2].set(title="Gradient norm before clipping", xlabel="step", yscale="log")
-    precision, recall, _ = precision_recall_curve(labels, scores, sample_weight=weights)
-    axes[1, 0].plot(recall, precision)
-    axes[1, 0].set(title="Validation: precision and recall", xlabel="recall", ylabel="precision")
-    false_positive, true_positive, _ = roc_curve(labels, scores, sample_weight=weights)
-    axes[1, 1].plot(false_positive, true_positive)
-    axes[1, 1].set(title="Validation: ROC", xlabel="false positive rate", ylabel="true positive rate")
-    loads = history.epochs[history.best_epoch - 1]["loads"]
-    for layer, load in enumerate(loads):
+    columns = 2 + max(len(validation.curves) for validation in judged.values())
+    figure = Figure(figsize=(4.6 * columns, 4 * (1 + len(judged))), layout="constrained")
+    axes = figure.subplots(1 + len(judged), columns, squeeze=False)
+    epochs = range(1, len(history.epochs) + 1)
+    for (task, validation), row in zip(judged.items(), axes, strict=False):
+        losses = _smooth(history.task_losses[task])
+        row[0].plot(np.linspace(0, len(epochs), len(losses)), losses)
+        row[0].set(title=f"{task}: training loss", xlabel="epoch", yscale="log")
+        row[1].plot(epochs, [epoch["tasks"][task]["figure"] for epoch in history.epochs], "o-")
+        row[1].axvline(history.best_epoch, linestyle=":")
+        row[1].set(title=f"{task}: validation", xlabel="epoch")
+        for axis, curve in zip(row[2:], validation.curves, strict=False):
+            axis.plot(curve.x, curve.y)
+            axis.set(title=f"{task}: {curve.title}", xlabel=curve.x_label, ylabel=curve.y_label)
+    last = axes[-1]
+    last[0].plot(_smooth(history.gradient_norms))
+    last[0].set(title="Gradient norm before clipping", xlabel="step", yscale="log")
+    for layer, load in enumerate(history.epochs[history.best_epoch - 1]["loads"]):
         visits = np.array(load["visits"])
         places = np.arange(len(visits)) + 0.4 * layer
-        axes[1, 2].bar(places, visits / max(visits.mean(), 1e-12), width=0.38, label=f"block {layer + 1}")
-    axes[1, 2].axhline(1, linestyle=":")
-    axes[1, 2].set(title="Load of experts over the mean", xlabel="expert")
-    axes[1, 2].legend()
+        last[1].bar(places, visits / max(visits.mean(), 1e-12), width=0.38, label=f"block {layer + 1}")
+    last[1].axhline(1, linestyle=":")
+    last[1].set(title="Load of experts over the mean", xlabel="expert")
+    last[1].legend()
+    for axis in axes.flat:
+        if not axis.has_data():
+            axis.set_axis_off()
     figure.savefig(out_dir / "training_report.png", dpi=90)
 
 

@@ -28,6 +28,9 @@ def train(
 ) -> None:
     """Train a task's models on history, with each label used when it was known.
 
+    Of an app with several tasks, all that the files have labels for are trained: their networks share a trunk, and each
+    task gets a bundle of its own. --task trains one alone.
+
     \b
     For example: pelton train bank.py --data payments.jsonl frauds.jsonl
                  pelton train bank.py --data payments.jsonl frauds.jsonl --until 2026-03-01
@@ -41,8 +44,8 @@ def train(
     from ops.settings import Settings
     from ops.terminal import facts, note, ready_kernels, say, stages
     from ops.times import read_time
+    from ops.training.joint_training import train_together, trainable
     from ops.training.training import TrainingSettings, event_task
-    from ops.training.training import train as learn
     from pipeline.loading import load_app
 
     loaded, settings, now_ms = load_app(app), Settings.read(data_folder), time.time_ns() // 1_000_000
@@ -50,22 +53,32 @@ def train(
         start_ms=read_time(start), until_ms=read_time(until), epochs=epochs, seed=seed, quick=quick, resume=resume,
         command=shlex.join(["pelton", *sys.argv[1:]]), created_ms=now_ms,
     )  # fmt: skip
-    chosen, opened = event_task(loaded, task), open_inputs(loaded, data)
-    if chosen.model is not None:
+    opened = open_inputs(loaded, data)
+    if task is None and len(loaded.tasks) > 1:
+        chosen, left_out = trainable(loaded, opened)
+        for name, why in left_out.items():
+            note(f"{name} is left out: {why}")
+    else:
+        chosen = [event_task(loaded, task)]
+    if any(each.model is not None for each in chosen):
         need(NETWORK, "the network is trained with it")
     ready_kernels()
     tokeniser, _ = settings.secrets(loaded, make=True)
     try:
         with stages() as step:
-            made = learn(loaded, chosen, opened, wanted, out, step, tokeniser)
+            trained = train_together(loaded, chosen, opened, wanted, out, step, tokeniser)
     except KeyboardInterrupt:
-        note("interrupted; the same command with --resume goes on from the last epoch")
+        note("interrupted; the same command with --resume goes on from the last checkpoint")
         raise
-    say(f"learned from {made.events:,} labelled events, {made.positives:,} of them positive")
-    facts([(name, f"{value:.4f}") for name, value in made.metrics.items()])
-    say(f"bundle {made.bundle.id} in {made.folder}")
-    if register:
-        from ops.training.registering import register_bundle
+    for name, made in trained.items():
+        begin = f"{name} " if len(trained) > 1 else ""
+        say(f"{begin}learned from {made.events:,} labelled events, {made.positives:,} of them positive")
+        facts([(figure, f"{value:.4f}") for figure, value in made.metrics.items()])
+        say(f"bundle {made.bundle.id} in {made.folder}")
+        if register:
+            from ops.training.registering import register_bundle
 
-        say(register_bundle(settings, chosen.name, made.folder, now_ms))
-    say(f"Judge it: pelton evaluate {app} --data FILES --bundle {made.folder}")
+            say(register_bundle(settings, name, made.folder, now_ms))
+    for name, made in trained.items():
+        only = f" --task {name}" if len(loaded.tasks) > 1 else ""
+        say(f"Judge it: pelton evaluate {app} --data FILES --bundle {made.folder}{only}")

@@ -1,7 +1,8 @@
-"""The network's part of a training: fit, export, the logits that it will serve."""
+"""The network's part of a training: fit for one task or several, export each, the logits that it will serve."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,10 @@ from pipeline.dataset import Dataset
 
 if TYPE_CHECKING:
     from models.moe.settings import MoESettings
-    from models.train.settings import TrainSettings
-    from models.train.trainer import Progress as NetworkProgress
+    from models.train.events import EventData
+    from models.train.joint import Progress as NetworkProgress
+    from models.train.joint import Trained
+    from models.train.task_data import TaskData
 
 Float64s = NDArray[np.float64]
 ROWS_AT_ONCE = 512
@@ -41,51 +44,102 @@ class NetworkSettings:
     threads: int
 
 
-def train_network(known: Dataset, settings: NetworkSettings, folder: Path, progress: Progress) -> tuple[bytes, Path]:
-    """Train, export and check the network; return the ONNX file's bytes and the path of the report."""
-    from models.export import export
-    from models.train.trainer import fit
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """What one task serves of a trained network.
+
+    Attributes:
+        path: the ONNX file.
+        report_path: of the training, which may have been of several tasks.
+        tasks: that it was trained with, itself included.
+    """
+
+    path: Path
+    report_path: Path
+    tasks: tuple[str, ...]
+
+
+def train_networks(
+    known: Mapping[str, Dataset], settings: NetworkSettings, folder: Path, progress: Progress
+) -> dict[str, TrainedNetwork]:
+    """Train one network for tasks on events, and export what each of them needs of it.
+
+    Args:
+        known: task -> what it may learn from.
+        settings: choices.
+        folder: for checkpoint, report and plots; ONNX files, too, those of several tasks in folders of their own.
+        progress: told often.
+    """
+    trained = fit_tasks({task: event_data(data, settings) for task, data in known.items()}, settings, folder, progress)
+    made = {}
+    for task, data in known.items():
+        path = (folder if len(known) == 1 else folder / task) / MOE
+        path.parent.mkdir(exist_ok=True)
+        _export(trained, task, data, path, progress)
+        made[task] = TrainedNetwork(path, folder / "training_report.json", tuple(known))
+    return made
+
+
+def fit_tasks(tasks: Mapping[str, TaskData], settings: NetworkSettings, folder: Path, progress: Progress) -> Trained:
+    """Train one network for tasks of any kind; see `models.train.joint.fit`."""
+    from models.train.joint import fit
+    from models.train.settings import TrainSettings
 
     def tell(step: NetworkProgress) -> None:
         note = f"epoch {step.epoch} of {step.epochs}, loss {step.loss:.4f}"
-        if step.validation_ap is not None:
-            note += f", average precision {step.validation_ap:.3f}"
+        for task, figure in step.figures.items():
+            name = tasks[task].figure.replace("_", " ")
+            note += f", {name} {figure:.3f}" if len(tasks) == 1 else f", {task} {name} {figure:.3f}"
         progress(Stage("network", step.step, step.steps, note))
 
-    trained = fit(
-        known.features, known.specs, known.labels.astype(np.uint8), known.times_ms,
-        _network_settings(settings, len(known), int(known.labels.sum())),
-        folder, tell, sizes=_sizes(settings), resume=settings.resume,
+    wanted = TrainSettings(
+        epochs=min(EPOCHS_QUICK, settings.epochs) if settings.quick else settings.epochs,
+        seed=settings.seed, device=settings.device, threads=settings.threads,
     )  # fmt: skip
+    trained = fit(tasks, wanted, folder, tell, sizes=_sizes(settings), resume=settings.resume)
     progress(Stage("network", 1, 1, f"epoch {trained.report['best_epoch']} is the best"))
+    return trained
+
+
+def event_data(known: Dataset, settings: NetworkSettings) -> EventData:
+    """Return events as what a network is trained on."""
+    from models.train.dataset import Sampling
+    from models.train.events import EventData
+
+    labels = known.labels.astype(np.uint8)
+    positives = int(labels.sum())
+    negatives = max(10.0, EPOCH_ROWS_MIN / max(positives, 1))  # for each positive
+    rows = min(len(known), positives * (1 + negatives)) * (1 - settings.held_back)
+    batch = 1 << int(np.log2(max(rows / STEPS_MIN, 1)))
+    sampling = Sampling(
+        batch=int(np.clip(batch, BATCH_MIN, BATCH_MAX)), negatives_per_positive=negatives,
+        validation_share=settings.held_back, seed=settings.seed,
+    )  # fmt: skip
+    return EventData(known.features, known.specs, labels, known.times_ms, sampling)
+
+
+def _export(trained: Trained, task: str, known: Dataset, path: Path, progress: Progress) -> None:
+    from models.export import export
+
     progress(Stage("export", 0, 1))
-    report = export(trained.network, folder / MOE, known.features[:: -(-len(known) // GATE_ROWS)])
+    report = export(trained.network, path, known.features[:: -(-len(known) // GATE_ROWS)], task=task)
     worst = max(report.differences.values())
     progress(Stage("export", 1, 1, f"{report.size_bytes / 1e6:.1f} MB, equal to torch within {worst:.0e}"))
-    return (folder / MOE).read_bytes(), folder / "training_report.json"
 
 
-def remembered(report_path: Path) -> bytes:
+def remembered(report_path: Path, task: str) -> bytes:
     """Return what a bundle keeps of a training report: what is equal in equal trainings, and in no other part."""
     report = msgspec.json.decode(report_path.read_bytes())
-    return msgspec.json.encode({name: value for name, value in report.items() if name not in ("seconds", "columns")})
-
-
-def _network_settings(settings: NetworkSettings, events: int, positives: int) -> TrainSettings:
-    from models.train.settings import TrainSettings
-
-    negatives = max(10.0, EPOCH_ROWS_MIN / max(positives, 1))  # for each positive
-    rows = min(events, positives * (1 + negatives)) * (1 - settings.held_back)
-    batch = 1 << int(np.log2(max(rows / STEPS_MIN, 1)))
-    return TrainSettings(
-        epochs=min(EPOCHS_QUICK, settings.epochs) if settings.quick else settings.epochs,
-        seed=settings.seed,
-        validation_share=settings.held_back,
-        negatives_per_positive=negatives,
-        batch=int(np.clip(batch, BATCH_MIN, BATCH_MAX)),
-        device=settings.device,
-        threads=settings.threads,
-    )
+    its = report.pop("tasks")
+    told = {name: value for name, value in its[task].items() if name != "columns"}
+    epochs = [
+        {"loss": epoch["loss"], **epoch["tasks"][task]["validation"], "loads": epoch["tasks"][task]["loads"]}
+        for epoch in report["epochs"]
+    ]
+    best = epochs[report["best_epoch"] - 1]
+    told |= {name: value for name, value in report.items() if name != "seconds"}
+    told |= {"tasks": list(its), "epochs": epochs, "loads": best["loads"], "validation": report["validation"][task]}
+    return msgspec.json.encode(told)
 
 
 def _sizes(settings: NetworkSettings) -> MoESettings:

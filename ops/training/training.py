@@ -19,8 +19,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.files import FileInput
-from connectors.secrets import Tokeniser
 from models.bundle import Bundle, BundleMeta, bundle_id, sha256, write_bundle
 from models.calibration import Blend, sigmoid
 from models.ftrl import Ftrl, FtrlSettings
@@ -28,7 +26,7 @@ from models.metrics import average_precision, calibration_error, log_loss, roc_a
 from models.reasons import typical_row
 from models.scorer import TRAINING, bundle_parts
 from ops.progress import Progress, Stage, silent
-from ops.training.history import as_known, only_between, read_history
+from ops.training.history import as_known, only_between
 from ops.training.network_training import NetworkSettings, TrainedNetwork, remembered, served_logits, train_networks
 from pipeline.app import App, Task
 from pipeline.dataset import Dataset
@@ -114,35 +112,6 @@ class TrainedBundle:
     report_path: Path | None = None
 
 
-def train(
-    app: App,
-    task: Task,
-    inputs: Mapping[str, FileInput],
-    settings: TrainingSettings,
-    out_dir: Path,
-    progress: Progress = silent,
-    tokeniser: Tokeniser | None = None,
-) -> TrainedBundle:
-    """Replay history, train the task's models on it and write them as a bundle into `out_dir`/bundle-ID.
-
-    Args:
-        app: holds the task.
-        task: with a label, and a model or a learner.
-        inputs: stream name -> its files.
-        settings: which part of history, how long, which seed.
-        out_dir: made if missing; the network's checkpoint, report and plots go to `out_dir`/network.
-        progress: told often; what it raises ends the training, which `resume` can then take up.
-        tokeniser: for sensitive fields, with the key that serves.
-
-    Raises:
-        ValueError: no label, no model, too little history, or a setting that does not fit; in one sentence.
-    """
-    check_trainable(task)
-    started = time.perf_counter()
-    data = read_history(app, task, inputs, settings.start_ms, tokeniser, progress)
-    return train_on(data, task, settings, out_dir, progress, {"replay": time.perf_counter() - started})
-
-
 def train_on(
     data: Dataset,
     task: Task,
@@ -152,9 +121,19 @@ def train_on(
     seconds: dict[str, float] | None = None,
     network: TrainedNetwork | None = None,
 ) -> TrainedBundle:
-    """Train on history that was read already, with a network that was trained already if one is given.
+    """Train a task's models on its history and write them as a bundle into `out_dir`/TASK-ID.
 
-    The rest as in `train`.
+    Args:
+        data: as `ops.training.history.read_history` reads it.
+        task: with a label, and a model or a learner.
+        settings: which part of history, how long, which seed.
+        out_dir: made if missing; the network's checkpoint, report and plots go to `out_dir`/network.
+        progress: told often; what it raises ends the training, which `resume` can then take up.
+        seconds: by stages that were done already.
+        network: trained already, with other tasks; without one it is trained here, for this task alone.
+
+    Raises:
+        ValueError: no label, no model, too little history, or a setting that does not fit; in one sentence.
     """
     check_trainable(task)
     seconds = dict(seconds or {})

@@ -12,7 +12,8 @@ from models.metrics import average_precision
 from models.scorer import Scorer
 from ops.simulate import SimulationSettings, simulate
 from ops.training.history import as_known, read_history
-from ops.training.training import TrainingError, TrainingSettings, train, train_on
+from ops.training.joint_training import train_together
+from ops.training.training import TrainingError, TrainingSettings, train_on
 from pipeline import App, Stream, Task
 
 DAY_MS = 86_400_000
@@ -65,7 +66,7 @@ def trained(folder, tmp_path_factory):
     """Return a quick training until the ninth day, and the stages it told of."""
     stages = []
     settings = TrainingSettings(until_ms=UNTIL_MS, quick=True, command="pelton train bank.py", created_ms=START_MS)
-    made = train(app, risk, inputs(folder), settings, tmp_path_factory.mktemp("out"), stages.append)
+    made = train_together(app, [risk], inputs(folder), settings, tmp_path_factory.mktemp("out"), stages.append)["risk"]
     return made, stages
 
 
@@ -172,7 +173,7 @@ def test_a_task_without_a_network_has_a_bundle_of_its_learner(history, tmp_path)
 )
 def test_what_cannot_be_trained_is_refused_at_once(task, message, tmp_path):
     with pytest.raises(TrainingError, match=message):
-        train(app, task, {}, TrainingSettings(), tmp_path)
+        train_together(app, [task], {}, TrainingSettings(), tmp_path)
 
 
 @pytest.mark.parametrize(

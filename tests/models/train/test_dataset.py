@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from models.features import FeatureSpec
-from models.train.dataset import prepare
-from models.train.settings import TrainSettings
+from models.train.dataset import Sampling, prepare
 
 SPECS = [FeatureSpec("amount"), FeatureSpec("count")]
 N = 1000
@@ -17,7 +16,7 @@ def arrays(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_validation_is_later_than_everything_that_trains():
     features, labels, times_ms = arrays()
-    data = prepare(features, SPECS, labels, times_ms, TrainSettings(validation_share=0.2))
+    data = prepare(features, SPECS, labels, times_ms, Sampling(validation_share=0.2))
     assert times_ms[data.training_rows()].max() < data.split_ms <= times_ms[data.validation].min()
     assert len(data.validation) == 200
     assert sorted([*data.training_rows(), *data.validation]) == list(range(N))
@@ -25,13 +24,13 @@ def test_validation_is_later_than_everything_that_trains():
 
 def test_events_of_one_millisecond_stay_together():
     features, labels, times_ms = arrays()
-    data = prepare(features, SPECS, labels, times_ms // 300_000, TrainSettings(validation_share=0.2))
+    data = prepare(features, SPECS, labels, times_ms // 300_000, Sampling(validation_share=0.2))
     assert not set(times_ms[data.validation] // 300_000) & set(times_ms[data.training_rows()] // 300_000)
 
 
 def test_an_epoch_has_all_positives_and_other_negatives_each_time():
-    data = prepare(*arrays()[:1], SPECS, *arrays()[1:], TrainSettings())
-    settings = TrainSettings(negatives_per_positive=2)
+    data = prepare(*arrays()[:1], SPECS, *arrays()[1:], Sampling())
+    settings = Sampling(negatives_per_positive=2)
     first, again, second = (data.epoch_rows(settings, epoch) for epoch in (0, 0, 1))
     assert first.tolist() == again.tolist()
     assert sorted(first) != sorted(second)
@@ -42,24 +41,24 @@ def test_an_epoch_has_all_positives_and_other_negatives_each_time():
 
 
 def test_zero_negatives_per_positive_takes_all():
-    data = prepare(*arrays()[:1], SPECS, *arrays()[1:], TrainSettings())
-    settings = TrainSettings(negatives_per_positive=0)
+    data = prepare(*arrays()[:1], SPECS, *arrays()[1:], Sampling())
+    settings = Sampling(negatives_per_positive=0)
     assert sorted(data.epoch_rows(settings, 3)) == data.training_rows().tolist()
     assert data.kept_share(settings) == 1
 
 
 def test_validation_negatives_that_were_left_out_are_weighed_in():
     features, labels, times_ms = arrays()
-    data = prepare(features, SPECS, labels, times_ms, TrainSettings(validation_share=0.2, validation_negatives_max=20))
+    data = prepare(features, SPECS, labels, times_ms, Sampling(validation_share=0.2, validation_negatives_max=20))
     assert (labels[data.validation] == 0).sum() == 20
     assert data.validation_weights.sum() == pytest.approx(200)
 
 
 def test_other_data_has_another_digest():
     features, labels, times_ms = arrays()
-    digest = prepare(features, SPECS, labels, times_ms, TrainSettings()).digest
+    digest = prepare(features, SPECS, labels, times_ms, Sampling()).digest
     features[17, 1] += 1e-9
-    assert prepare(features, SPECS, labels, times_ms, TrainSettings()).digest != digest
+    assert prepare(features, SPECS, labels, times_ms, Sampling()).digest != digest
 
 
 def change(array: np.ndarray, place: object, value: float) -> np.ndarray:
@@ -82,4 +81,4 @@ def change(array: np.ndarray, place: object, value: float) -> np.ndarray:
 def test_unusable_arrays_are_named(broken, message):
     features, labels, times_ms = broken(*arrays())
     with pytest.raises(ValueError, match=message):
-        prepare(features, SPECS, labels, times_ms, TrainSettings())
+        prepare(features, SPECS, labels, times_ms, Sampling())

@@ -1,0 +1,118 @@
+"""What a task brings to training: where its batches come from, what is wrong with an answer, how good it is by now.
+
+The trainer (`models/train/joint.py`) knows nothing of events, texts or images; a task's data knows nothing of steps,
+optimizers or checkpoints. What everything random may depend on is said at each method, and that is why a run that was
+interrupted goes on with the same numbers.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from models.moe.network import Branch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One forward pass.
+
+    Attributes:
+        inputs: what the encoder takes: an array of numpy or torch, or a tuple, list or dict of them.
+        targets: what the loss takes, alike.
+        examples: how many there are.
+    """
+
+    inputs: Any
+    targets: Any
+    examples: int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line of the report, for people."""
+
+    title: str
+    x_label: str
+    y_label: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How good the network is on what it did not learn.
+
+    Attributes:
+        figures: name -> value; the one that `TaskData.figure` names chooses the best epoch.
+        curves: drawn for the best epoch.
+    """
+
+    figures: dict[str, float]
+    curves: Sequence[Curve] = field(default_factory=tuple)
+
+
+Predict = Callable[..., Any]  # predict(inputs, at_once=2048): what the task serves of them, as numpy arrays
+
+
+class TaskData(Protocol):
+    """One task's data. Arrays may be read as they are needed: only one step's batches are asked for at a time.
+
+    Attributes:
+        figure: name of the validation figure that tells how good an epoch is, from 0 to 1, more is better.
+        steps_per_epoch: optimizer steps in one epoch.
+        weight: of the task's loss beside the others'.
+    """
+
+    figure: str
+    steps_per_epoch: int
+    weight: float
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the numbers, for JSON: a digest of the data, what the columns are, choices."""
+
+    def branch(self, experts: Sequence[int] | None) -> Branch:
+        """Return encoder and head, with the experts that the task may visit."""
+
+    def start(self, encoder: nn.Module, head: nn.Module) -> None:
+        """Put into them what is learned before the first step: scales, base rates. Draws nothing from torch."""
+
+    def steps(self, epoch: int, first: int) -> Iterator[Sequence[Batch]]:
+        """Give the batches of each step of an epoch, from step `first` on: several of one step are accumulated.
+
+        What a step gives is a function of epoch and step alone. Before each is asked for, torch's generator is seeded
+        by the step, so augmentation may draw from it.
+        """
+
+    def loss(self, output: Any, batch: Batch) -> Tensor:
+        """Return the mean loss of a batch from what the head gave; `batch` is on the device of the network."""
+
+    def validate(self, predict: Predict) -> Validation:
+        """Judge the network on data that it does not learn."""
+
+
+def on_device(tree: Any, device: torch.device) -> Any:
+    """Copy arrays, in whatever they are packed, to a device as tensors."""
+    if isinstance(tree, dict):
+        return {name: on_device(each, device) for name, each in tree.items()}
+    if isinstance(tree, tuple | list):
+        return tuple(on_device(each, device) for each in tree)
+    return torch.as_tensor(tree).to(device)
+
+
+def rows_of(tree: Any, rows: slice) -> Any:
+    """Take some examples of arrays, in whatever they are packed."""
+    if isinstance(tree, dict):
+        return {name: rows_of(each, rows) for name, each in tree.items()}
+    if isinstance(tree, tuple | list):
+        return tuple(rows_of(each, rows) for each in tree)
+    return tree[rows]
+
+
+def examples_of(tree: Any) -> int:
+    """Count the examples of arrays, in whatever they are packed."""
+    while isinstance(tree, dict | tuple | list):
+        tree = next(iter(tree.values())) if isinstance(tree, dict) else tree[0]
+    return len(tree)
