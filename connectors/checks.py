@@ -7,7 +7,7 @@ from connectors.schema import Field, Schema
 
 LATEST_MS = 253_402_300_799_999  # the end of the year 9999
 
-(FINE, UNFRAMED, ABSENT, WRONG_TYPE, BEYOND, EMPTY_ID, NOT_A_TIME, OUT_OF_TIME) = range(8)
+(FINE, UNFRAMED, ABSENT, WRONG_TYPE, BEYOND, EMPTY_ID, NOT_A_TIME, OUT_OF_TIME, BROKEN_IMAGE) = range(9)
 
 Bools = NDArray[np.bool_]
 

@@ -16,6 +16,7 @@ from connectors import causes, checks
 from connectors.checks import Findings
 from connectors.columns import bool_array, plain_array, text_array, views_of
 from connectors.errors import ConnectorError
+from connectors.image_columns import broken_images
 from connectors.records import BadRecord, Decoded, Records
 from connectors.schema import Field, Schema
 from connectors.times import broken_times_ms, whole_times_ms
@@ -95,10 +96,11 @@ def decode_csv(
 def select(schema: Schema, columns: list[pa.Array], findings: Findings, cause: Callable[[int], str]) -> Decoded:
     """Keep the rows without a problem, and ask for the cause of each other one."""
     rows = pa.RecordBatch.from_arrays(columns, schema=schema.arrow)
+    images = broken_images(schema, columns, findings)
     good = findings.problems == checks.FINE
     if good.all():
         return Decoded(rows, np.arange(len(rows), dtype=np.int64))
-    bad = [BadRecord(int(i), cause(int(i))) for i in np.flatnonzero(~good)]
+    bad = [BadRecord(int(i), images.get(int(i)) or cause(int(i))) for i in np.flatnonzero(~good)]
     return Decoded(_without(rows, bad, good), np.flatnonzero(good), bad)
 
 

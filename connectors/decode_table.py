@@ -11,6 +11,8 @@ from connectors import causes, checks
 from connectors.checks import Findings
 from connectors.columns import bool_array, bools_of, floats_of, ints_of, plain_array, text_array, valid_rows, views_of
 from connectors.decode import select
+from connectors.image_columns import as_base64, is_bytes
+from connectors.images import ImageField
 from connectors.records import Decoded
 from connectors.schema import Schema
 from connectors.times import broken_times_ms, whole_times_ms
@@ -87,6 +89,8 @@ def _is_text(arrow: pa.DataType) -> bool:
 
 
 def _text(schema: Schema, place: int, column: pa.Array, valid: NDArray[np.bool_], findings: Findings) -> pa.Array:
+    if isinstance(schema.fields[place].content, ImageField) and is_bytes(column.type):
+        return as_base64(column)
     if not _is_text(column.type):
         findings.report(valid, checks.WRONG_TYPE, place)
         return pa.nulls(len(column), pa.string())

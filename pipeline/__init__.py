@@ -4,20 +4,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from connectors.images import ImageField
     from connectors.schema import TextField
     from models.threshold import Dynamic, Fixed
     from pipeline.app import App, Rule, Task
+    from pipeline.defects import DefectTask
     from pipeline.stream import Stream
     from pipeline.support import SupportTask
     from pipeline.windows import hour_of, ratio, weekday_of
 
 __all__ = [
-    "App", "Dynamic", "Fixed", "Rule", "Stream", "SupportTask", "Task", "TextField", "hour_of", "ratio", "weekday_of",
+    "App", "DefectTask", "Dynamic", "Fixed", "ImageField", "Rule", "Stream", "SupportTask", "Task", "TextField",
+    "hour_of", "ratio", "weekday_of",
 ]  # fmt: skip
 
 _HOMES = {
     "App": "pipeline.app", "Rule": "pipeline.app", "Task": "pipeline.app", "Stream": "pipeline.stream",
     "SupportTask": "pipeline.support", "TextField": "connectors.schema",
+    "DefectTask": "pipeline.defects", "ImageField": "connectors.images",
     "Dynamic": "models.threshold", "Fixed": "models.threshold",
     "hour_of": "pipeline.windows", "ratio": "pipeline.windows", "weekday_of": "pipeline.windows",
 }  # fmt: skip

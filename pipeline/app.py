@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from models.threshold import Dynamic, Fixed
+from pipeline.defects import DefectTask
 from pipeline.durations import duration_ms
 from pipeline.errors import DeclarationError, caller_place, nearest
 from pipeline.expressions import Expression, parse
@@ -102,7 +103,7 @@ class Task:
             raise DeclarationError(f"feature {name!r} has the name of a field; choose another", self.place)
 
 
-AnyTask = Task | SupportTask  # of whatever kind; what they share, plans and workers use
+AnyTask = Task | SupportTask | DefectTask  # of whatever kind; what they share, plans and workers use
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from models.defect_scorer import DefectScorer
 from models.scorer import Scorer, Scores
 from models.text.scorer import SupportScorer
 from models.threshold import DECISIONS, ThresholdState
@@ -29,7 +30,7 @@ COMMON = pa.schema(
 _FIXED = pa.schema([*COMMON, ("moe_logit", pa.float64()), ("ftrl_logit", pa.float64())])
 FIXED_COLUMNS = tuple(_FIXED.names)
 _DECISION_NAMES = pa.array(DECISIONS)
-AnyScorer = Scorer | SupportScorer
+AnyScorer = Scorer | SupportScorer | DefectScorer
 
 
 @dataclass(frozen=True)

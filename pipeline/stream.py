@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from connectors.errors import SchemaError
+from connectors.images import ImageField
 from connectors.schema import FORMATS, TIME_UNITS, Field, Schema, TextField, parse_field
 from pipeline.durations import duration_ms, span_ms
 from pipeline.errors import DeclarationError, caller_place, nearest
@@ -20,8 +21,8 @@ class Stream:
         time: field with the event time.
         fields: name -> type: string, bool, int, number, money, or a sensitive class (card, email, iban, ip, name,
             phone), which is tokenised before anything is written. A `?` at the end makes a field optional;
-            `number(3)` keeps 3 decimals in windows. "text", or `TextField(max_chars=1000)`, is for a network that
-            reads it: it is no key, and no feature.
+            `number(3)` keeps 3 decimals in windows. "text", or `TextField(max_chars=1000)`, and "image", or
+            `ImageField(size=128, channels=1)`, are for a network that reads them: no keys, and no features.
         lateness: how far behind the newest event one may be and still be applied.
         time_unit: "ms", "s" or "us" since the epoch, or "iso" for texts such as 2026-01-31T12:00:00Z.
         future_tolerance: how far ahead of the log's clock an event may be.
@@ -42,7 +43,7 @@ class Stream:
         *,
         id: str,
         time: str,
-        fields: Mapping[str, str | TextField],
+        fields: Mapping[str, str | TextField | ImageField],
         lateness: str = "5s",
         time_unit: str = "ms",
         future_tolerance: str = "5m",
@@ -156,8 +157,10 @@ def _checked_name(name: str, what: str) -> str:
     return name
 
 
-def _read_fields(stream: str, id: str, time: str, fields: Mapping[str, str | TextField]) -> tuple[Field, ...]:
-    declared: dict[str, str | TextField] = {id: "string", **fields}
+def _read_fields(
+    stream: str, id: str, time: str, fields: Mapping[str, str | TextField | ImageField]
+) -> tuple[Field, ...]:
+    declared: dict[str, str | TextField | ImageField] = {id: "string", **fields}
     if time in fields:
         raise DeclarationError(
             f"stream {stream!r} declares its time field {time!r} among the fields; leave it out there"

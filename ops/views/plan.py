@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 
+from connectors.schema import TextField
 from pipeline.app import AnyTask, App, Task
+from pipeline.defects import DefectTask
 from pipeline.durations import in_words
 from pipeline.plan import GroupPlan, StreamPlan
 from pipeline.recovery import history_ms, streams_of
@@ -100,6 +102,8 @@ def _task(task: AnyTask) -> Iterator[tuple[int, str]]:
     yield 1, f"task {task.name} decides {task.on.name}"
     if isinstance(task, Task):
         yield 2, f"{len(task.features)} features, threshold {_threshold(task)}"
+    elif isinstance(task, DefectTask):
+        yield from _defect(task)
     else:
         yield from _support(task)
     for rule in task.rules:
@@ -112,13 +116,21 @@ def _task(task: AnyTask) -> Iterator[tuple[int, str]]:
 
 def _support(task: SupportTask) -> Iterator[tuple[int, str]]:
     content = task.text.field.content
-    yield 2, f"reads {task.text.name}, {content.max_chars:,} characters" if content is not None else ""
+    yield 2, f"reads {task.text.name}, {content.max_chars:,} characters" if isinstance(content, TextField) else ""
     if task.intent is not None:
         yield 2, f"tells the intent, or that there is none; {task.accept:.0%} of messages with one pass"
     if task.priority is not None:
         yield 2, "tells the priority"
     if task.articles is not None:
         yield 2, f"names up to {task.articles_top} articles of {task.articles}"
+
+
+def _defect(task: DefectTask) -> Iterator[tuple[int, str]]:
+    field = task.image_field
+    colours = "brightness" if field.channels == 1 else "colours"
+    yield 2, f"looks at {task.image.name}, {field.size} by {field.size} pixels, {colours}"
+    if task.sound is not None:
+        yield 2, f"finds {task.recall:.0%} of what is not {task.sound!r}"
 
 
 def _threshold(task: Task) -> str:

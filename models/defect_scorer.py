@@ -1,0 +1,52 @@
+"""The models of a defect task's bundle. Parts: `moe.onnx` (the network) and `defect.json` (what belongs to it)."""
+
+from __future__ import annotations
+
+from models.bundle import Bundle, BundleError
+from models.defects import CARD, NETWORK, DefectCard, DefectError, DefectModel, DefectScores, Pixels
+from models.expert_load import ExpertLoad
+
+
+class DefectScorer:
+    """The network of one bundle, warmed up.
+
+    Args:
+        bundle: with the parts named above.
+        size, channels: of the images that will be given.
+
+    Raises:
+        BundleError: it is damaged, or was trained for images of another size.
+    """
+
+    rung = "moe"
+    provider = "cpu"
+    load: ExpertLoad | None = None
+
+    def __init__(self, bundle: Bundle, size: int, channels: int) -> None:
+        try:
+            self.card = DefectCard.from_json(bundle.part(CARD))
+            if (self.card.size, self.card.channels) != (size, channels):
+                raise BundleError(
+                    f"bundle {bundle.id} was trained for images of {self.card.size} pixels and {self.card.channels} "
+                    f"channels, the app has {size} and {channels}; train it again"
+                )
+            self._model = DefectModel(bundle.part(NETWORK), self.card)
+        except DefectError as problem:
+            raise BundleError(f"bundle {bundle.id}: {problem}") from None
+
+    def with_snapshot(self, snapshot: bytes) -> DefectScorer:
+        """Return the same: no learner serves defects."""
+        return self
+
+    def score(self, pixels: Pixels) -> DefectScores:
+        """Score (n, s, s, c) uint8 images."""
+        return self._model.score(pixels)
+
+    def heat_maps(self, scores: DefectScores) -> Pixels:
+        """Draw where the defect is: (n, s, s) brightness."""
+        return self._model.heat_maps(scores)
+
+
+def defect_parts(network: bytes, card: DefectCard) -> dict[str, bytes]:
+    """Return the parts of a bundle, for `models.bundle.write_bundle`."""
+    return {NETWORK: network, CARD: card.to_json()}
