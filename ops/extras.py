@@ -7,6 +7,7 @@ from importlib.util import find_spec
 NETWORK = ("torch", "onnx", "onnxscript")
 BASELINE = ("sklearn",)
 PLOTS = ("matplotlib",)
+QUANTIZER = ("onnx",)
 
 
 class ExtraError(ValueError):

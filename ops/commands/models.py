@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from ops.commands.options import DataFolder
+from ops.commands.options import DataFolder, SomeData
 
 if TYPE_CHECKING:
     from models.registry import Registry
@@ -73,6 +73,57 @@ def show(
     if history:
         say()
         table(("when", "who", "what", "change"), history)
+
+
+@models.command()
+def inspect(
+    version: Annotated[str, Argument(metavar="VERSION|DIR", help="A version's first digits, or a bundle's folder.")],
+    app: Annotated[
+        str | None, Option("--app", "-a", metavar="APP", help="The app's file, with --data.", show_default=False)
+    ] = None,
+    data: SomeData = None,
+    plots: Annotated[
+        Path | None, Option(metavar="DIR", help="Where plots and inspection.json go.", show_default=False)
+    ] = None,
+    data_folder: DataFolder = None,
+) -> None:
+    """Look into a network: sizes, load of the experts, routing, attention, how its training went.
+
+    Experts, routing and attention are those of the events in --data; without any, the load is that of the training.
+
+    \b
+    For example: pelton models inspect 41c9e2
+                 pelton models inspect 41c9e2 --app bank.py --data payments.jsonl frauds.jsonl --plots plots
+    """
+    from ops.extras import PLOTS, QUANTIZER, need
+    from ops.inputs import open_inputs
+    from ops.settings import Settings
+    from ops.terminal import ready_kernels, say, stages
+    from pipeline.loading import load_app
+
+    need(QUANTIZER, "the network's file is read with it")
+    need(PLOTS * (plots is not None), "plots are drawn with it")
+    from ops.training.inspecting import InspectionError, find_version, inspect_bundle, with_data
+    from ops.views.network import show
+
+    if bool(app) != bool(data):
+        raise InspectionError("--app and --data belong together: the app computes the features of the data's events")
+    settings = Settings.read(data_folder)
+    found = inspect_bundle(find_version(settings, version))
+    if app is not None:
+        loaded = load_app(app)
+        opened = open_inputs(loaded, data or [])
+        ready_kernels()
+        tokeniser, _ = settings.secrets(loaded, make=True)
+        with stages() as step:
+            found = with_data(found, loaded, opened, step, tokeniser)
+    show(found)
+    if plots is not None:
+        from ops.training.inspection_plots import write_plots
+
+        paths = write_plots(found, plots)
+        (plots / "inspection.json").write_bytes(found.to_json())
+        say(f"\nwritten: {', '.join(str(path) for path in [*paths, plots / 'inspection.json'])}")
 
 
 @models.command()

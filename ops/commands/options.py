@@ -31,6 +31,13 @@ Data = Annotated[
         help="History, in arrival order; NAME=FILE says of which stream.",
     ),
 ]  # fmt: skip
+SomeData = Annotated[
+    list[str] | None,
+    Option(
+        "--data", "--input", "-i", metavar="FILE", show_default=False,
+        help="Events to look at, with --app; NAME=FILE says of which stream.",
+    ),
+]  # fmt: skip
 TaskOption = Annotated[
     str | None, Option("--task", metavar="TASK", help="Which task, if the app has several.", show_default=False)
 ]

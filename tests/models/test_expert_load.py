@@ -1,4 +1,4 @@
-"""The visits that the graph tells are those that torch's routers count, and the figures say what a router does."""
+"""The visits and the attention that the graph tells are those of torch, and the figures say what a router does."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,6 +11,7 @@ import torch
 from models.expert_load import EVENTS_TOGETHER, RECENT_EVENTS, ExpertLoad, dead, entropy, is_enough, overflow
 from models.export import export
 from models.features import FeatureSpec
+from models.inspection import Network
 from models.moe.network import event_network
 from models.moe.settings import MoESettings
 from models.moe.tokens import plan_tokens
@@ -116,6 +117,27 @@ def test_a_file_that_does_not_tell_is_served_without_a_load(folder, both, tmp_pa
     np.testing.assert_array_equal(again.load.visits(), counted_by_torch(network, rows(8)))
     with pytest.raises(OutputsError, match=r"the graph has 0 tensors that could be chosen_N, and 3 layers"):
         tell_chosen(onnx.ModelProto(), 3)
+
+
+@torch.no_grad()
+def test_an_inspection_sees_the_attention_of_the_equation(folder, both):
+    network, _ = both
+    expected = []
+
+    def by_equation(layer, given, answer):  # softmax(q k^T / sqrt(d / h)) of the summary, mean of events and heads
+        asking, seen = given[:2]
+        q, k = layer.query(asking[:, 0]), layer.key_value(seen)[..., : seen.shape[2]]
+        heads = [range(first, first + 8) for first in (0, 8)]
+        shares = [torch.einsum("nd,ntd->nt", q[:, h], k[:, :, h]).div(8**0.5).softmax(-1).mean(0) for h in heads]
+        expected.append(torch.stack(shares).mean(0).numpy())
+
+    hooks = [block.attention.register_forward_hook(by_equation) for block in network.trunk.blocks]
+    network.logits(torch.from_numpy(rows(300)))
+    for hook in hooks:
+        hook.remove()
+    seen = Network((folder / "moe.onnx").read_bytes()).look(rows(300))
+    np.testing.assert_allclose(seen.attention, np.stack(expected), atol=1e-5)
+    np.testing.assert_array_equal(seen.load(), counted_by_torch(network, rows(300)))
 
 
 def test_threads_lose_no_visit():
