@@ -91,17 +91,16 @@ def recover(
     if newest is None:
         return Recovered(Engine(stage, tokeniser), 0, None, _positions(stage, log, partition, None), 0)
     commit, payload = newest
-    start, positions = 0, {each.topic: log.begin(each.topic, partition) for each in stage.inputs}
     judged = [each.topic for each in stage.inputs if each.kind == LINES]
     engine, saved, problem = restored(
         lambda: Engine(stage, tokeniser), store, log, group, partition, judged, history_ms(stage.plan)
     )
-    if saved is not None:
-        start, positions = saved.commit, positions | saved.positions
+    start, known = (saved.commit, saved.positions) if saved is not None else (0, {})
     manifests = [(number, decode(each)) for number, each in log.manifests(group, partition, start)]
     replayed = 0
     if manifests and manifests[0][0] > start + 1:
-        replayed += _rebuild(engine, log, partition, positions, manifests[0][1])
+        at = {each.topic: log.begin(each.topic, partition) for each in stage.inputs if each.topic not in known}
+        replayed += _rebuild(engine, log, partition, at | known, manifests[0][1])
     for together in _runs([manifest for _, manifest in manifests]):
         replayed += _again(engine, log, partition, together)
     last = decode(payload)
