@@ -8,16 +8,23 @@ import msgspec
 class LayerLoad(msgspec.Struct, frozen=True):
     """How often each expert of a layer was visited in an epoch."""
 
-    visits: list[int]
+    visits: list[float]
+
+
+class TaskEpoch(msgspec.Struct, frozen=True):
+    """What one pass was for a task: mean training loss, the figure that chooses, all of the validation, load."""
+
+    loss: float
+    figure: float
+    validation: dict[str, float]
+    loads: list[LayerLoad]
 
 
 class Epoch(msgspec.Struct, frozen=True):
-    """One pass: mean training loss, figures of the validation, load of the experts."""
+    """One pass: mean training loss, what each task had of it, load of the experts by all tasks together."""
 
     loss: float
-    log_loss: float
-    average_precision: float
-    auc: float
+    tasks: dict[str, TaskEpoch]
     loads: list[LayerLoad]
 
 
@@ -38,6 +45,11 @@ class TrainingMemory(msgspec.Struct, frozen=True):
     steps: int
     curves: Curves | None = None
 
+    @property
+    def best(self) -> Epoch:
+        """The epoch whose network serves."""
+        return self.epochs[self.best_epoch - 1]
+
 
 # Made once, here: msgspec crashes if two threads meet a type for the first time at once.
 _DECODER = msgspec.json.Decoder(TrainingMemory)
@@ -46,6 +58,7 @@ _DECODER = msgspec.json.Decoder(TrainingMemory)
 def read_memory(part: bytes) -> TrainingMemory | None:
     """Read the part `training.json` of a bundle; None if it is of another form, as of another kind of network."""
     try:
-        return _DECODER.decode(part)
+        memory = _DECODER.decode(part)
+        return memory if 1 <= memory.best_epoch <= len(memory.epochs) else None
     except msgspec.ValidationError:
         return None

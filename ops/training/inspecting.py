@@ -54,15 +54,22 @@ class Inspection:
     seen: Seen | None = None
     events: int = 0
 
-    def load(self) -> tuple[NDArray[np.int64], str] | None:
-        """Return the (layers, e) visits and where they were seen: the data, else the best epoch of the training."""
+    def loads(self) -> tuple[dict[str, NDArray[np.int64]], str] | None:
+        """Return each task's (layers, e) visits and where they were seen: the data, else the training's best epoch."""
         if self.seen is not None:
-            return self.seen.load(), f"{self.seen.events:,} of {self.events:,} events"
-        if self.memory is None or not self.memory.epochs:
+            return {self.bundle.meta.task: self.seen.load()}, f"{self.seen.events:,} of {self.events:,} events"
+        if self.memory is None:
             return None
-        best = self.memory.epochs[self.memory.best_epoch - 1]
-        where = f"epoch {self.memory.best_epoch} of the training, while it learned"
-        return np.array([layer.visits for layer in best.loads], np.int64), where
+        tasks = self.memory.best.tasks.items()
+        found = {task: np.array([layer.visits for layer in its.loads], np.int64) for task, its in tasks}
+        return found, f"epoch {self.memory.best_epoch} of the training, while it learned"
+
+    def load(self) -> tuple[NDArray[np.int64], str] | None:
+        """Return the bundle's own task of these."""
+        found = self.loads()
+        if found is None or self.bundle.meta.task not in found[0]:
+            return None
+        return found[0][self.bundle.meta.task], found[1]
 
     def to_json(self) -> bytes:
         """Return everything for machines."""

@@ -38,7 +38,7 @@ def write_plots(found: Inspection, out_dir: Path) -> list[Path]:
         drawn["routing"] = ((8.5, height + 1), lambda figure: _routing(figure, seen, names))
         drawn["attention"] = ((8, 1.5 + 0.4 * len(names)), lambda figure: _attention(figure, seen, names))
     if memory is not None:
-        drawn["training"] = ((10, 4.2), lambda figure: _training(figure, memory))
+        drawn["training"] = ((10, 4.2), lambda figure: _training(figure, memory, found.bundle.meta.task))
     if memory is not None and memory.curves is not None:
         drawn["gradient_norms"] = ((8, 5), lambda figure: _gradient_norms(figure, memory))
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -109,20 +109,20 @@ def _gradient_norms(figure: Figure, memory: TrainingMemory) -> None:
     axes.legend(ncols=2, fontsize=8)
 
 
-def _training(figure: Figure, memory: TrainingMemory) -> None:
+def _training(figure: Figure, memory: TrainingMemory, task: str) -> None:
     losses, quality, load = figure.subplots(1, 3)
-    ends = np.arange(1, len(memory.epochs) + 1) * memory.steps / max(len(memory.epochs), 1)
+    numbers = range(1, len(memory.epochs) + 1)
     if memory.curves is not None:
         steps, smooth = _smooth(memory.curves.step, np.array(memory.curves.loss))
-        losses.plot(steps, smooth, label="training, resampled")
-    losses.plot(ends, [each.log_loss for each in memory.epochs], "o-", label="validation, all events")
-    losses.set(title="Log-loss", xlabel="optimizer step", yscale="log")
-    numbers = range(1, len(memory.epochs) + 1)
-    quality.plot(numbers, [each.average_precision for each in memory.epochs], "o-", label="average precision")
-    quality.plot(numbers, [each.auc for each in memory.epochs], "o-", label="AUC")
+        losses.plot(steps * len(memory.epochs) / memory.steps, smooth, label="all tasks, running mean")
+    own = [(number, epoch.tasks[task]) for number, epoch in zip(numbers, memory.epochs, strict=True)
+           if task in epoch.tasks]  # fmt: skip
+    losses.plot([number for number, _ in own], [its.loss for _, its in own], "o-", label=f"{task}, mean of an epoch")
+    losses.set(title="Loss of the training", xlabel="epoch", yscale="log")
+    quality.plot([number for number, _ in own], [its.figure for _, its in own], "o-", label=f"{task}")
     quality.axvline(memory.best_epoch, linestyle=":", color="grey", label="best epoch")
-    quality.set(title="Validation", xlabel="epoch", xticks=numbers)
-    for layer in range(len(memory.epochs[0].loads)):
+    quality.set(title="Validation: the figure that chooses", xlabel="epoch", xticks=numbers)
+    for layer in range(len(memory.best.loads)):
         over = [overflow(np.array(each.loads[layer].visits)) for each in memory.epochs]
         load.plot(numbers, over, "o-", label=f"layer {layer + 1}")
     load.set(title="Overflow of the experts (MaxVio)", xlabel="epoch", xticks=numbers, ylim=(0, None))

@@ -132,13 +132,9 @@ def remembered(report_path: Path, task: str) -> bytes:
     report = msgspec.json.decode(report_path.read_bytes())
     its = report.pop("tasks")
     told = {name: value for name, value in its[task].items() if name != "columns"}
-    epochs = [
-        {"loss": epoch["loss"], **epoch["tasks"][task]["validation"], "loads": epoch["tasks"][task]["loads"]}
-        for epoch in report["epochs"]
-    ]
-    best = epochs[report["best_epoch"] - 1]
     told |= {name: value for name, value in report.items() if name != "seconds"}
-    told |= {"tasks": list(its), "epochs": epochs, "loads": best["loads"], "validation": report["validation"][task]}
+    best = report["epochs"][report["best_epoch"] - 1]["tasks"][task]
+    told |= {"tasks": list(its), "loads": best["loads"], "validation": best["validation"]}
     return msgspec.json.encode(told)
 
 

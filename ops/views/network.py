@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Table = tuple[list[str], list[list[object]]]
 Tokens = Sequence[tuple[str, str]]
 FEATURES_LETTERS = 70
+FIGURES_MAX = 3  # of a validation
 _SPANS = (  # unit, its sign, the shortest span that is told in it
     (86_400_000, "d", 172_800_000), (3_600_000, "h", 3_600_000), (60_000, "m", 60_000), (1_000, "s", 1_000),
 )  # fmt: skip
@@ -101,19 +102,20 @@ def attention_table(seen: Seen, tokens: Tokens) -> Table:
     return ["token", *(f"layer {layer}" for layer in range(1, len(seen.attention) + 1)), "features"], rows
 
 
-def epoch_table(memory: TrainingMemory) -> Table:
-    """Return the epochs of a training: losses, figures of the validation, gradient norm, evenness of the load."""
+def epoch_table(memory: TrainingMemory, task: str) -> Table:
+    """Return the epochs of a training: a task's loss and validation, gradient norm, load of all tasks together."""
+    known = [epoch.tasks[task] for epoch in memory.epochs if task in epoch.tasks]
+    names = list(known[0].validation)[:FIGURES_MAX] if known else []
     rows: list[list[object]] = []
     for number, epoch in enumerate(memory.epochs, start=1):
         loads = [np.array(layer.visits) for layer in epoch.loads]
-        rows.append([
-            f"{number}{' (best)' if number == memory.best_epoch else ''}", f"{epoch.loss:.4f}",
-            f"{epoch.log_loss:.4f}", f"{epoch.average_precision:.4f}", f"{epoch.auc:.4f}",
-            _norm_in(memory, number), ", ".join(f"{overflow(each):.2f}" for each in loads),
-            sum(dead(each) for each in loads),
-        ])  # fmt: skip
-    header = ["epoch", "loss", "validation", "average precision", "AUC", "gradient norm", "overflow by layer", "dead"]
-    return header, rows
+        its = epoch.tasks.get(task)
+        row: list[object] = [f"{number}{' (best)' if number == memory.best_epoch else ''}"]
+        row += [f"{its.loss:.4f}", *(f"{its.validation[name]:.4f}" for name in names)] if its else ["-"]
+        row += [_norm_in(memory, number), ", ".join(f"{overflow(each):.2f}" for each in loads)]
+        rows.append([*row, sum(dead(each) for each in loads)])
+    told = [name.replace("_", " ") for name in names]
+    return ["epoch", "loss", *told, "gradient norm", "overflow by layer", "dead"], rows
 
 
 def norm_table(memory: TrainingMemory) -> Table:
@@ -180,12 +182,12 @@ def show(found: Inspection) -> None:
     table(*size_table(found.parts))
     say()
     table(*file_table(found.bundle.parts))
-    load = found.load()
-    if load is not None:
+    loads, load = found.loads(), found.load()
+    if loads is not None and load is not None:
         say(f"\nload of the experts, {load[1]}")
         table(*load_table(load[0]))
         say("\nrouting per task")
-        table(*routing_table({found.bundle.meta.task: load[0]}))
+        table(*routing_table(loads[0]))
     if found.seen is not None:
         say("\neach expert: load over the mean of its layer")
         table(*expert_table(found.seen, found.tokens))
@@ -197,7 +199,7 @@ def show(found: Inspection) -> None:
         note("the bundle remembers nothing of its training: it was made by an earlier version, or by hand")
         return
     say("\ntraining")
-    table(*epoch_table(found.memory))
+    table(*epoch_table(found.memory, found.bundle.meta.task))
     if found.memory.curves is not None:
         say()
         table(*norm_table(found.memory))

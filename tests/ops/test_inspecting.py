@@ -21,13 +21,20 @@ from ops.training.inspection_plots import write_plots
 from ops.views.network import epoch_table, load_table, norm_table, routing_table, token_in_words
 
 DEMO = Path(__file__).parents[2] / "ops" / "demo"
+
+
+def epoch(loss, precision, visits):
+    """An epoch as the trainer's report has it."""
+    loads = [{"visits": visits}]
+    validation = {"average_precision": precision, "auc": 0.9, "log_loss": 0.4}
+    its = {"loss": loss, "figure": precision, "validation": validation, "loads": loads}
+    return {"loss": loss, "score": precision, "tasks": {"risk": its}, "loads": loads}
+
+
 MEMORY = {
     "best_epoch": 2,
     "steps": 4,
-    "epochs": [
-        {"loss": 0.5, "log_loss": 0.4, "average_precision": 0.3, "auc": 0.8, "loads": [{"visits": [8, 8, 0, 0]}]},
-        {"loss": 0.4, "log_loss": 0.3, "average_precision": 0.5, "auc": 0.9, "loads": [{"visits": [4, 4, 4, 4]}]},
-    ],
+    "epochs": [epoch(0.5, 0.3, [8, 8, 0, 0]), epoch(0.4, 0.5, [4, 4, 4, 4])],
     "curves": {
         "step": [1, 2, 3, 4], "loss": [0.6, 0.4, 0.4, 0.4], "gradient_norm": [4.0, 2.0, 1.0, 1.0],
         "part_norms": {"head": [None, 1.0, 0.5, 0.25]},
@@ -75,8 +82,9 @@ def test_visits_are_those_that_serving_counts(network, events):
 
 def test_tables_say_what_the_numbers_say():
     memory = read_memory(json.dumps(MEMORY).encode())
-    rows = epoch_table(memory)[1]
+    rows = epoch_table(memory, "risk")[1]
     assert [row[0] for row in rows] == ["1", "2 (best)"]
+    assert [row[1:3] for row in rows] == [["0.5000", "0.3000"], ["0.4000", "0.5000"]]
     assert [row[-3:] for row in rows] == [["3.000", "1.00", 2], ["1.000", "0.00", 0]]
     assert norm_table(memory)[1] == [["all", "4.0000", "1.0000", "4.0000"], ["head", "1.0000", "0.2500", "1.0000"]]
     assert load_table(np.array([[6, 2, 0, 0]]))[1] == [[1, 8, "0.406", 2, "2.00", "0 (3.00)", "2 (0.00)"]]

@@ -11,6 +11,7 @@ from models.metrics import roc_auc
 from models.scorer import Scorer
 from ops.simulate import SimulationSettings, simulate
 from ops.training.history import as_known, read_history
+from ops.training.inspecting import inspect_bundle
 from ops.training.joint_training import train_together, trainable
 from ops.training.training import TrainingError, TrainingSettings
 from pipeline import App, Stream, Task
@@ -83,7 +84,9 @@ def test_a_bundle_holds_its_own_experts_alone_and_remembers_its_own_training(tra
         told = json.loads(its.bundle.parts["training.json"])
         assert told["tasks"] == ["cards", "terminals"]
         assert told["validation"] == report["validation"][task]
-        assert told["epochs"][-1]["auc"] == report["epochs"][-1]["tasks"][task]["validation"]["auc"]
+        assert told["epochs"] == report["epochs"]  # with the load of the other tasks, for `pelton models inspect`
+        assert told["loads"] == report["epochs"][report["best_epoch"] - 1]["tasks"][task]["loads"]
+        assert set(inspect_bundle(its.bundle).loads()[0]) == {"cards", "terminals"}
 
 
 def test_stages_are_told_by_task_where_they_are_of_one(trained):
@@ -113,7 +116,7 @@ def test_the_command_trains_all_tasks_of_an_app(pelton, folder, tmp_path):
     assert "terminals learned from" in told.stdout
     assert "counts is left out: task 'counts' has no label" in told.stderr
     assert "--task terminals" in told.stdout
-    left_out = pelton(f"train {tmp_path / 'bank.py'} --data {files} --task counts --out {tmp_path}", code=2)
+    left_out = pelton(f"train {tmp_path / 'bank.py'} --data {files} --task counts --out {tmp_path}", code=1)
     assert "has no label" in left_out.stderr
 
 
