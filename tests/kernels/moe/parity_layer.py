@@ -126,6 +126,16 @@ def test_with_flags_nothing_waits_and_a_refused_row_answers_nan(n):
         check(flags)
 
 
+@pytest.mark.parametrize("n", [3, 40])
+def test_a_finite_row_that_is_refused_answers_nan_too(n):
+    case, flags = layer(), flags_for(torch.device(DEVICE))
+    allowed = torch.ones(n, 8, dtype=torch.bool, device=DEVICE)
+    allowed[1, 1:] = False
+    found = case.answer(unit_rows(n), allowed=allowed, flags=flags)
+    assert found.isnan().any(1).nonzero().flatten().tolist() == [1]
+    assert flags.tolist() == [0, 1]
+
+
 def test_too_few_allowed_experts_are_refused():
     case, allowed = layer(), torch.zeros(8, dtype=torch.bool, device=DEVICE)
     allowed[3] = True
