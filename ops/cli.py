@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 # group of commands of its own name; a `_` at the end of a module keeps it apart from a Python name.
 SECTIONS = {
     "Decide": ("demo", "run", "append", "produce", "replay", "verify"),
-    "Learn": ("train", "evaluate", "models"),
+    "Learn": ("train", "evaluate", "quantize", "export", "models"),
     "Look": ("plan", "topics", "lag", "state", "dlq", "dashboards"),
     "This machine": ("simulate", "bench", "doctor"),
 }

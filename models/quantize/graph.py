@@ -21,7 +21,7 @@ from models.onnx_outputs import tell_chosen
 
 Float32s = NDArray[np.float32]
 Float64s = NDArray[np.float64]
-_UP = re.compile(r"(.*\.experts\.)up")
+_ROUTER = re.compile(r"(.*\.experts\.)router\.weight")
 ROWS_AT_ONCE = 64
 NEVER = -1e4  # the logarithm of a weight that softmax makes 0
 
@@ -53,7 +53,7 @@ class Layer:
 
 
 class Graph:
-    """A copy of an exported network that may be changed.
+    """A copy of an exported network that may be changed; the experts of a layer are one array each for up and down.
 
     Raises:
         QuantizeError: it has no sparse layer of the form that `models.export` writes.
@@ -187,9 +187,9 @@ def pruned(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _layers(model: onnx.ModelProto) -> list[Layer]:
-    prefixes = [match[1] for each in model.graph.initializer if (match := _UP.fullmatch(each.name))]
+    prefixes = [match[1] for each in model.graph.initializer if (match := _ROUTER.fullmatch(each.name))]
     if not prefixes:
-        raise QuantizeError("the network has no experts under their names; train it again with this version")
+        raise QuantizeError("the network has no routers under their names; train it again with this version")
     return [_layer(model, prefix) for prefix in prefixes]
 
 
@@ -200,10 +200,38 @@ def _layer(model: onnx.ModelProto, prefix: str) -> Layer:
                 return node
         raise QuantizeError(f"{prefix}router has no {kind} where one was expected; train it again with this version")
 
+    def maker(tensor: str) -> onnx.NodeProto:
+        return next(node for node in model.graph.node if tensor in node.output)
+
     product = user(f"{prefix}router.weight", "MatMul", 1)
+    rows = product.input[0]
     scores = user(product.output[0], "Sigmoid").output[0]
     picked = user(scores, "GatherElements")
     weights = user(picked.output[0], "Div").output[0]
     weighted = user(user(weights, "Unsqueeze").output[0], "Mul", 1)
     routed = user(weighted.output[0], "ReduceSum").output[0]
-    return Layer(product.input[0], scores, picked.input[1], weights, routed, f"{prefix}up", f"{prefix}down")
+    there = {each.name: each for each in model.graph.initializer}
+    if f"{prefix}up" not in there:
+        parts = user(user(rows, "Gather").output[0], "Split").output
+        _stack(model, f"{prefix}up", [user(part, "MatMul").input[1] for part in parts])
+    if f"{prefix}down" not in there:
+        answers = maker(maker(maker(weighted.input[0]).input[0]).input[0]).input  # by way of Reshape, Gather, Concat
+        _stack(model, f"{prefix}down", [maker(answer).input[1] for answer in answers])
+    return Layer(rows, scores, picked.input[1], weights, routed, f"{prefix}up", f"{prefix}down")
+
+
+def _stack(model: onnx.ModelProto, name: str, experts: Sequence[str]) -> None:
+    """Put the arrays of experts together again, which the exporter takes apart if they are small."""
+    there = {each.name: each for each in model.graph.initializer}
+    if not all(each in there for each in experts):
+        raise QuantizeError(f"{name} is not in the network; train it again with this version")
+    stacked = np.stack([numpy_helper.to_array(there[each]) for each in experts])
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    for number, each in enumerate(experts):
+        place = numpy_helper.from_array(np.array(number), f"{name}.{number}")
+        model.graph.initializer.append(place)
+        model.graph.node.append(onnx.helper.make_node("Gather", [name, place.name], [each], axis=0))
+        model.graph.initializer.remove(there[each])
+    model.graph.node.extend(nodes)
+    model.graph.initializer.append(numpy_helper.from_array(stacked, name))

@@ -63,8 +63,8 @@ def measure(
         QuantizeError: too few rows, a network of another form, or one that cannot be served even as it is.
     """
     _check(judged)
-    original = onnx.load_from_string(model)
-    layers = Graph(original).layers
+    graph = Graph(onnx.load_from_string(model))
+    original, layers = graph.model, graph.layers
     told = with_chosen(original, len(layers))
     found: list[Measured] = []
     served: dict[str, OnnxMoE] = {}
