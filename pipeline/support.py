@@ -33,6 +33,7 @@ class SupportTask:
         text: its field of type "text".
         intent: the field of a stream of labels that says what a message wanted; "out_of_scope": nothing that we know.
         priority: the field of the same stream that says how urgent it was.
+        article: the field of labels that says which article answered; evaluation compares with it.
         articles: a file with the knowledge base: a JSON object a line, with "id", "title" and "body". A path that is
             not absolute is seen from the app's file.
         articles_top: how many articles a decision names.
@@ -46,6 +47,7 @@ class SupportTask:
     text: Column
     intent: Column | None = None
     priority: Column | None = None
+    article: Column | None = None
     articles: str | None = None
     articles_top: int = 3
     accept: float = 0.95
@@ -71,14 +73,17 @@ class SupportTask:
                 "has neither intents to learn nor articles to offer; give it intent=labels.intent or articles=FILE"
             )
             raise DeclarationError(f"task {self.name!r} {problem}", self.place)
-        for what, column in (("intent", self.intent), ("priority", self.priority)):
+        labels = (("intent", self.intent), ("priority", self.priority), ("article", self.article))
+        for what, column in labels:
             if column is not None and (column.stream is self.on or column.field.type != "string"):
                 problem = f"its {what} is {column!r}, a {column.field.type}"
                 raise DeclarationError(
                     f"task {self.name!r}: {problem}; give a string of a stream of labels", self.place
                 )
-        if self.priority is not None and (self.intent is None or self.priority.stream is not self.intent.stream):
-            problem = "intent and priority come from different streams; give both in one label"
+        if self.priority is not None and self.intent is None:
+            raise DeclarationError(f"task {self.name!r} has a priority and no intent; give it one", self.place)
+        if len({column.stream.name for _, column in labels if column is not None}) > 1:
+            problem = "intent, priority and article come from different streams; give them in one label"
             raise DeclarationError(f"task {self.name!r}: {problem}", self.place)
         if not 1 <= self.articles_top <= ARTICLES_MAX:
             problem = f"articles_top is {self.articles_top}; choose between 1 and {ARTICLES_MAX}"
@@ -90,12 +95,12 @@ class SupportTask:
     @property
     def label(self) -> Column | None:
         """The field of labels that events are joined by."""
-        return self.intent
+        return self.intent if self.intent is not None else self.article
 
     @property
     def label_wait_ms(self) -> int:
         """How long after its message a label still counts, 0 without labels."""
-        return duration_ms(self.label_wait, "label_wait") if self.intent is not None else 0
+        return duration_ms(self.label_wait, "label_wait") if self.label is not None else 0
 
     @property
     def articles_path(self) -> Path | None:

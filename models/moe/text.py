@@ -44,9 +44,10 @@ class TextSettings:
 
 
 class Bag(nn.Module):
-    """sum_i v_i E[g_i] with v = w / |w|, w_i the weight of gram i: a row of TF-IDF times a table.
+    """sum_i v_i E[g_i] with v = sqrt(d) w / |w|, w_i the weight of gram i: a row of TF-IDF times a table.
 
-    While training, a share of the grams is left out, and the others count more.
+    sqrt(d) makes what comes out as large as what the trunk adds to it. While training, a share of the grams is left
+    out, and the others count more.
     """
 
     weight: Tensor
@@ -60,7 +61,7 @@ class Bag(nn.Module):
     def forward(self, grams: Tensor) -> Tensor:  # (n, g) rows, 0 is padding
         """Sum the rows of each message up; returns (n, d)."""
         w = nn.functional.embedding(grams, self.weight.unsqueeze(1)).squeeze(2) * (grams > 0)  # (n, g)
-        v = w * torch.rsqrt(w.square().sum(1, keepdim=True) + 1e-6)
+        v = w * torch.rsqrt(w.square().sum(1, keepdim=True) + 1e-6) * self.table.shape[1] ** 0.5
         if self.training and self.dropout:
             v = v * (torch.rand_like(v) >= self.dropout) / (1 - self.dropout)
             return nn.functional.embedding_bag(grams, self.table, per_sample_weights=v, mode="sum")
@@ -68,14 +69,13 @@ class Bag(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """A message to tokens: the summary with both bags in it, the memory, the pieces."""
+    """A message to tokens: the summary with the bags of words and of letters in it, the memory, the pieces."""
 
     def __init__(self, text: TextSettings, settings: MoESettings) -> None:
         super().__init__()
         d = settings.width
         self.text = text
-        self.words = Bag(text.buckets, d, text.bag_dropout)
-        self.letters = Bag(text.buckets, d, text.bag_dropout)
+        self.bag = Bag(text.buckets, d, text.bag_dropout)
         self.summary = nn.Parameter(torch.zeros(d))
         self.memory = nn.Parameter(torch.randn(text.memory, d) * 0.1)
         self.table = nn.Parameter(torch.randn(text.pieces, d) * 0.1)
@@ -85,7 +85,7 @@ class TextEncoder(nn.Module):
     def forward(self, inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # (n, g), (n, g), (n, p)
         """Give (n, t, d) tokens and which of them (n, t) are present."""
         words, letters, pieces = inputs
-        bag = self.words(words) + self.letters(letters) + self.summary  # (n, d)
+        bag = self.bag(words) + self.bag(letters) + self.summary  # (n, d)
         present = pieces > 0
         if self.training and self.text.piece_dropout:
             present = present & (torch.rand(pieces.shape, device=pieces.device) >= self.text.piece_dropout)

@@ -140,7 +140,7 @@ class ArticleIndex:
         """Return ids and scores of the articles that answer a normalised text best; none with nothing in common."""
         scores = self.scores(text)
         order = np.argsort(-scores, kind="stable")[:top]
-        return tuple((self.ids[at], round(float(scores[at]), 6)) for at in order if scores[at] > 0)
+        return tuple((self.ids[at], float(scores[at])) for at in order if scores[at] > 0)
 
 
 def _tfidf_of(count: float, holders: float, documents: int) -> float:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.moe_runtime import check_one_wheel, open_session
+from models.moe_runtime import RuntimeRefusedError, check_one_wheel, open_session
 from models.text.inputs import TextInputs
 
 NAMES = TextInputs._fields
+TEXT = "pelton.text"  # what a model says of the texts that it takes
 
 
 class OnnxText:
@@ -19,6 +21,7 @@ class OnnxText:
 
     Attributes:
         provider: what really computes: "cpu" or "cuda".
+        buckets, pieces_max: rows of its table of grams, and how many pieces of a message it takes.
 
     Raises:
         RuntimeRefusedError: it is no model that can be served here.
@@ -30,6 +33,11 @@ class OnnxText:
             path = Path(folder) / "moe.onnx"
             path.write_bytes(model)
             self._session, self.provider = open_session(path, threads, "never")
+        notes = self._session.get_modelmeta().custom_metadata_map
+        if TEXT not in notes:
+            raise RuntimeRefusedError("the model does not read texts; export it with models.export_texts")
+        told = json.loads(notes[TEXT])
+        self.buckets, self.pieces_max = int(told["buckets"]), int(told["pieces_max"])
 
     def logits(self, inputs: TextInputs) -> NDArray[np.float64]:
         """Return (messages, classes) logits.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle, BundleError
 from models.text.articles import Article, ArticleIndex, decode_articles, encode_articles
-from models.text.inputs import TextInputs, make_inputs
+from models.text.inputs import make_inputs
 from models.text.pieces import Pieces
 from models.text.runtime import OnnxText
 from models.text.words import normalised
@@ -31,15 +31,12 @@ class SupportSettings(msgspec.Struct, frozen=True):
 
     Attributes:
         chars_max: characters of a message that are read.
-        pieces_max, buckets: how many pieces of it, and rows of the table of grams.
         intents, priorities: names, in the order of the network's logits: intents first.
         temperature: logits of intents are divided by it, so that probabilities are what held-back messages say.
         line: messages whose intent is less probable are out of scope.
     """
 
     chars_max: int = 4000
-    pieces_max: int = 0
-    buckets: int = 0
     intents: tuple[str, ...] = ()
     priorities: tuple[str, ...] = ()
     temperature: float = 1.0
@@ -126,19 +123,16 @@ class SupportScorer:
         kinds, temperature = len(self.settings.intents), self.settings.temperature
         logits = np.zeros((len(cleaned), kinds + len(self.settings.priorities)))
         for first in range(0, len(cleaned), AT_ONCE):
-            logits[first : first + AT_ONCE] = self._network.logits(self.inputs(cleaned[first : first + AT_ONCE]))
+            some, network = cleaned[first : first + AT_ONCE], self._network
+            inputs = make_inputs(some, self._pieces, network.pieces_max, network.buckets)
+            logits[first : first + AT_ONCE] = network.logits(inputs)
         return softmax(logits[:, :kinds] / temperature), softmax(logits[:, kinds:])
-
-    def inputs(self, cleaned: Sequence[str]) -> TextInputs:
-        """Return what the network takes of normalised texts."""
-        assert self._pieces is not None
-        return make_inputs(cleaned, self._pieces, self.settings.pieces_max, self.settings.buckets)
 
     def _reading(self, intents: Float64s, priorities: Float64s, articles: tuple[tuple[str, float], ...]) -> Reading:
         if not intents.size:
             return Reading(articles=articles)
         order = np.argsort(-intents, kind="stable")[:INTENTS_TOLD]
-        named = tuple((self.settings.intents[at], round(float(intents[at]), 6)) for at in order)
+        named = tuple((self.settings.intents[at], float(intents[at])) for at in order)
         priority = self.settings.priorities[int(priorities.argmax())] if priorities.size else None
         return Reading(named, named[0][1], named[0][1] < self.settings.line, priority, articles)
 
