@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 import zlib
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -217,3 +219,31 @@ def _logsumexp(values: Float64s) -> Float64s:
     """Return (n, g, g) log(sum(exp)) over axis 1."""
     top = values.max(axis=1, keepdims=True)
     return np.log(np.exp(values - top).sum(1)) + top[:, 0]
+
+
+def open_folder(folder: Path, threads: int = 1) -> DefectModel:
+    """Open what `pelton export` wrote."""
+    card = DefectCard.from_json((folder / CARD).read_bytes())
+    return DefectModel((folder / NETWORK).read_bytes(), card, threads)
+
+
+def main() -> None:
+    """Say what is on images, (n, s, s) or (n, s, s, c) uint8 in a file of numpy: one line of JSON for each."""
+    model = open_folder(Path(__file__).parent)
+    images = np.load(sys.argv[1], allow_pickle=False)
+    images = images[..., None] if images.ndim == 3 else images
+    scores = model.score(images)
+    for row in range(len(images)):
+        print(
+            json.dumps(
+                {
+                    "defect": model.card.classes[int(scores.best[row])],
+                    "score": float(scores.score[row]),
+                    "alert": bool(scores.score[row] >= model.card.threshold),
+                }
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()
