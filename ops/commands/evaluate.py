@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from ops.commands.options import App, Data, DataFolder, TaskOption
+from ops.commands.options import EPOCHS, App, Data, DataFolder, TaskOption
 
 
 def _time(name: str, what: str) -> Any:
@@ -34,26 +34,36 @@ def evaluate(
         "evaluation"
     ),
     baseline: Annotated[bool, Option(help="Train gradient boosting on the same features beside it.")] = True,
-    epochs: Annotated[int, Option(min=1, help="Of the network, if one is trained.")] = 8,
+    epochs: Annotated[
+        int | None,
+        Option(min=1, help="Of the network, if one is trained: 8, 60 on images, 10 on texts.", show_default=False),
+    ] = None,
     seed: Annotated[int, Option(help="Of everything random.")] = 0,
     quick: Annotated[bool, Option("--quick", help="A small network, to try it out.")] = False,
+    masks: Annotated[
+        Path | None,
+        Option(
+            metavar="DIR", help="On images: ID.png, white where the defect is, to judge heat maps.", show_default=False
+        ),
+    ] = None,
     data_folder: DataFolder = None,
 ) -> None:
-    """Judge models on days they have not seen, beside gradient boosting.
+    """Judge models on days they have not seen, beside gradient boosting; on images, with heat maps.
 
     \b
     For example: pelton evaluate bank.py --data payments.jsonl frauds.jsonl
                  pelton evaluate bank.py --data payments.jsonl frauds.jsonl --test-start 2026-03-01 --plots plots
     """
-    from ops.extras import BASELINE, NETWORK, PLOTS, need
     from ops.inputs import open_inputs
     from ops.served import find_bundle
     from ops.settings import Settings
-    from ops.terminal import note, ready_kernels, say, stages, table
     from ops.times import read_time
-    from ops.training.evaluating import Days, evaluate_files
+    from ops.training.by_kind import epochs_of
+    from ops.training.evaluating import Days
     from ops.training.evaluation import EvaluationSettings
-    from ops.training.training import TrainingSettings, event_task
+    from ops.training.training import TrainingSettings
+    from pipeline.app import Task
+    from pipeline.defects import DefectTask
     from pipeline.loading import load_app
 
     loaded, settings = load_app(app), Settings.read(data_folder)
@@ -61,14 +71,29 @@ def evaluate(
         read_time(train_start), read_time(train_end), read_time(test_start), read_time(test_end), exclude_compromised,
         read_time(compromised_since),
     )  # fmt: skip
-    chosen, opened = event_task(loaded, task), open_inputs(loaded, data)
+    opened, asked = open_inputs(loaded, data), loaded.task(task)
     judged = find_bundle(loaded, settings, bundle) if bundle is not None else None
-    wanted = EvaluationSettings(
-        baseline=baseline, seed=seed, training=TrainingSettings(epochs=epochs, seed=seed, quick=quick)
-    )
+    if not isinstance(asked, Task):
+        training = TrainingSettings(epochs=epochs or epochs_of(asked), seed=seed, quick=quick)
+        if isinstance(asked, DefectTask):
+            _defects(loaded, asked, opened, days, out, judged, masks, settings, training)
+        else:
+            _support(loaded, asked, opened, days, out, judged, baseline, settings, training)
+        return
+    training = TrainingSettings(epochs=epochs or EPOCHS, seed=seed, quick=quick)
+    _events(loaded, asked, opened, days, out, judged, EvaluationSettings(baseline, True, training, seed), settings)
+
+
+def _events(
+    loaded: Any, chosen: Any, opened: Any, days: Any, out: Path, judged: Any, wanted: Any, settings: Any
+) -> None:
+    from ops.extras import BASELINE, NETWORK, PLOTS, need
+    from ops.terminal import note, ready_kernels, say, stages, table
+    from ops.training.evaluating import evaluate_files
+
     if judged is None and chosen.model is not None:
         need(NETWORK, "the network is trained with it; --bundle judges one that is there")
-    need(BASELINE * baseline, "gradient boosting needs it; --no-baseline leaves that out")
+    need(BASELINE * wanted.baseline, "gradient boosting needs it; --no-baseline leaves that out")
     need(PLOTS, "plots are drawn with it")
     ready_kernels()
     tokeniser, _ = settings.secrets(loaded, make=True)
@@ -79,4 +104,46 @@ def evaluate(
     table(*found.table())
     for each in found.notes:
         note(each)
+    say(f"bundle {found.bundle}; report {found.report_path}" + "".join(f", {path}" for path in found.plots.values()))
+
+
+def _defects(
+    loaded: Any, task: Any, opened: Any, days: Any, out: Path, bundle: Any, masks: Path | None, settings: Any,
+    training: Any,
+) -> None:  # fmt: skip
+    from ops.extras import NETWORK, PLOTS, need
+    from ops.terminal import facts, note, ready_kernels, say, stages, table
+    from ops.training.defect_evaluation import evaluate_defects
+
+    need(NETWORK if bundle is None else (), "the network is trained with it; --bundle judges one that is there")
+    need(PLOTS, "plots are drawn with it")
+    ready_kernels()
+    tokeniser, _ = settings.secrets(loaded, make=True)
+    with stages() as step:
+        found = evaluate_defects(loaded, task, opened, days, out, bundle, training, masks, step, tokeniser)
+    say(f"{found.images:,} images judged, {found.masks:,} of them with a mask")
+    if found.unread:
+        note(f"{found.unread:,} images lie where they could not be read; they are left out")
+    table(*found.table())
+    facts([(name, f"{value:.4f}") for name, value in found.figures.items()])
+    say(f"bundle {found.bundle}; report {found.report_path}" + "".join(f", {path}" for path in found.plots.values()))
+
+
+def _support(
+    loaded: Any, task: Any, opened: Any, days: Any, out: Path, bundle: Any, baseline: bool, settings: Any, training: Any
+) -> None:
+    from ops.extras import BASELINE, NETWORK, PLOTS, need
+    from ops.terminal import ready_kernels, say, stages, table
+    from ops.training.support_evaluation import evaluate_support
+
+    trains = bundle is None and task.intent is not None
+    need(NETWORK if trains else (), "the network is trained with it; --bundle judges one that is there")
+    need(BASELINE * baseline, "TF-IDF needs it; --no-baseline leaves that out")
+    need(PLOTS, "plots are drawn with it")
+    ready_kernels()
+    tokeniser, _ = settings.secrets(loaded, make=True)
+    with stages() as step:
+        found = evaluate_support(loaded, task, opened, days, out, bundle, training, baseline, step, tokeniser)
+    say(f"{found.messages:,} messages judged")
+    table(*found.table())
     say(f"bundle {found.bundle}; report {found.report_path}" + "".join(f", {path}" for path in found.plots.values()))

@@ -1,11 +1,11 @@
 """`pelton train`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
-from ops.commands.options import App, Data, DataFolder, TaskOption
+from ops.commands.options import EPOCHS, App, Data, DataFolder, TaskOption
 
 
 def train(
@@ -13,7 +13,9 @@ def train(
     data: Data,
     task: TaskOption = None,
     out: Annotated[Path, Option(metavar="DIR", help="Where bundle, checkpoint and report go.")] = Path("bundles"),
-    epochs: Annotated[int, Option(min=1, help="Of the network, at most; it stops early.")] = 8,
+    epochs: Annotated[
+        int | None, Option(min=1, help="Of the network, at most: 8, 60 on images, 10 on texts.", show_default=False)
+    ] = None,
     seed: Annotated[int, Option(help="The same seed and data give the same bundle.")] = 0,
     start: Annotated[
         str | None, Option(metavar="TIME", help="Earlier events only fill the windows.", show_default=False)
@@ -38,47 +40,57 @@ def train(
     import shlex
     import sys
     import time
+    from dataclasses import replace
 
     from ops.extras import NETWORK, need
     from ops.inputs import open_inputs
     from ops.settings import Settings
-    from ops.terminal import facts, note, ready_kernels, say, stages
+    from ops.terminal import note, ready_kernels, stages
     from ops.times import read_time
-    from ops.training.joint_training import train_together, trainable
-    from ops.training.training import TrainingSettings, event_task
+    from ops.training.by_kind import chosen_tasks, epochs_of, train_alone
+    from ops.training.joint_training import train_together
+    from ops.training.training import TrainingSettings
     from pipeline.loading import load_app
 
     loaded, settings, now_ms = load_app(app), Settings.read(data_folder), time.time_ns() // 1_000_000
     wanted = TrainingSettings(
-        start_ms=read_time(start), until_ms=read_time(until), epochs=epochs, seed=seed, quick=quick, resume=resume,
-        command=shlex.join(["pelton", *sys.argv[1:]]), created_ms=now_ms,
+        start_ms=read_time(start), until_ms=read_time(until), epochs=epochs or EPOCHS, seed=seed, quick=quick,
+        resume=resume, command=shlex.join(["pelton", *sys.argv[1:]]), created_ms=now_ms,
     )  # fmt: skip
     opened = open_inputs(loaded, data)
-    if task is None and len(loaded.tasks) > 1:
-        chosen, left_out = trainable(loaded, opened)
-        for name, why in left_out.items():
-            note(f"{name} is left out: {why}")
-    else:
-        chosen = [event_task(loaded, task)]
-    if any(each.model is not None for each in chosen):
+    chosen, alone, left_out = chosen_tasks(loaded, task, opened)
+    for name, why in left_out.items():
+        note(f"{name} is left out: {why}")
+    if alone:
+        wanted = replace(wanted, epochs=epochs or epochs_of(alone[0]))
+    if any(each.label is not None for each in alone) or any(each.model is not None for each in chosen):
         need(NETWORK, "the network is trained with it")
     ready_kernels()
     tokeniser, _ = settings.secrets(loaded, make=True)
     try:
         with stages() as step:
-            trained = train_together(loaded, chosen, opened, wanted, out, step, tokeniser)
+            trained = train_together(loaded, chosen, opened, wanted, out, step, tokeniser) if chosen else {}
+            for each in alone:
+                trained[each.name] = train_alone(loaded, each, opened, wanted, out, step, tokeniser)
     except KeyboardInterrupt:
         note("interrupted; the same command with --resume goes on from the last checkpoint")
         raise
+    _tell(trained, settings if register else None, app, len(loaded.tasks) > 1, now_ms)
+
+
+def _tell(trained: Any, registry_of: Any, app: str, are_several: bool, now_ms: int) -> None:
+    """Say what was learned, and register it if settings say where."""
+    from ops.terminal import facts, say
+    from ops.training.registering import register_bundle
+
     for name, made in trained.items():
         begin = f"{name} " if len(trained) > 1 else ""
-        say(f"{begin}learned from {made.events:,} labelled events, {made.positives:,} of them positive")
+        positive = f", {made.positives:,} of them positive" if made.positives != made.events else ""
+        say(f"{begin}learned from {made.events:,} labelled events{positive}")
         facts([(figure, f"{value:.4f}") for figure, value in made.metrics.items()])
         say(f"bundle {made.bundle.id} in {made.folder}")
-        if register:
-            from ops.training.registering import register_bundle
-
-            say(register_bundle(settings, name, made.folder, now_ms))
+        if registry_of is not None:
+            say(register_bundle(registry_of, name, made.folder, now_ms))
     for name, made in trained.items():
-        only = f" --task {name}" if len(loaded.tasks) > 1 else ""
+        only = f" --task {name}" if are_several else ""
         say(f"Judge it: pelton evaluate {app} --data FILES --bundle {made.folder}{only}")

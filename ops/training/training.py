@@ -28,7 +28,7 @@ from models.scorer import TRAINING, bundle_parts
 from ops.progress import Progress, Stage, silent
 from ops.training.history import as_known, only_between
 from ops.training.network_training import NetworkSettings, TrainedNetwork, remembered, served_logits, train_networks
-from pipeline.app import App, Task
+from pipeline.app import Task
 from pipeline.dataset import Dataset
 
 Float64s = NDArray[np.float64]
@@ -191,18 +191,6 @@ def check_trainable(task: Task) -> None:
         raise TrainingError(f"task {task.name!r} has no label; give it one to learn from: label=frauds.is_fraud")
     if task.model is None and task.learner is None:
         raise TrainingError(f"task {task.name!r} decides by rules alone; give it model='moe' or learner='ftrl'")
-
-
-def event_task(app: App, name: str | None) -> Task:
-    """Return a task on event features, as `App.task` does.
-
-    Raises:
-        TrainingError: it is of another kind.
-    """
-    task = app.task(name)
-    if not isinstance(task, Task):
-        raise TrainingError(f"task {task.name!r} reads texts; training and judging it is not there yet")
-    return task
 
 
 def data_sha256(data: Dataset) -> str:
