@@ -148,6 +148,9 @@ def test_it_is_the_load_of_all_tasks_together_that_ought_to_be_even():
     high = replace(of_risk, share=low.share.flip(0), mean_score=low.mean_score.flip(0))
     assert balance_loss([low]).item() == balance_loss([high]).item() == low.balance_loss.item() == 2
     assert balance_loss([low, high]).item() == 1
+    # visits and scores both count together: here the scores are uneven and the visits are not, and the reverse
+    assert balance_loss([low, replace(low, share=high.share)]).item() == 1
+    assert balance_loss([low, replace(low, mean_score=high.mean_score)]).item() == 1
 
 
 def test_experts_are_shared_out():
