@@ -29,6 +29,7 @@ HELD_TO_SORT = 0.05  # held back where there is no threshold to choose, only a t
 EPOCHS_QUICK = 12
 GATE_IMAGES = 64
 BATCH = 32
+AVERAGED_PARTS = 50  # weights are averaged over a 50th of the steps: normalisation fits no average of weights that move
 
 
 def train_defects(
@@ -191,7 +192,7 @@ def _fit(
         {task.name: data},
         TrainSettings(
             epochs=epochs, patience=epochs, seed=settings.seed, device=settings.device, threads=settings.threads,
-            average_decay=0.0 if settings.quick else 0.99,  # with few steps, weights still move too fast to be averaged
+            average_decay=max(0.0, 1 - AVERAGED_PARTS / (epochs * data.steps_per_epoch)),
         ),
         out_dir / "network", tell, sizes=sizes, resume=settings.resume,
     )  # fmt: skip
