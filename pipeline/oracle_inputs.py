@@ -121,7 +121,7 @@ class Reader:
             each, column(each.schema.time), offsets, column(each.schema.id),
             numbers={name: [self._as_number(value) for value in column(name)] for name in numbers},
             values={name: self._identities(name, rows) for name in compared},
-            labels=[None if value is None else int(value) for value in column(label)] if label else [],
+            labels=[_label(value) for value in column(label)] if label else [],
         )  # fmt: skip
 
     def _carried(self, each: Input, arrival: Carried) -> InputRows:
@@ -214,6 +214,13 @@ def fields_used(stage: Stage) -> dict[str, tuple[set[str], set[str]]]:
 def _nodes(plan: StreamPlan, stage: Stage) -> list[object]:
     here = set(computed_here(stage))
     return [node for name, node in zip(plan.names, plan.nodes, strict=True) if name in here]
+
+
+def _label(value: object) -> int | None:
+    """Return what a label says as a number; a class, which no feature is made of, only says that it is there."""
+    if value is None:
+        return None
+    return int(value) if isinstance(value, int) else 1
 
 
 def _spread(values: list, at: list[int], count: int, missing: object) -> list:

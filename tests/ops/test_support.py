@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from pyarrow import json as arrow_json
 
+from connectors.json_text import json_objects
 from connectors.sqlite_log import SqliteLog
 from models.bundle import Bundle
 from models.registry import Registry
@@ -22,6 +24,9 @@ from ops.training.support_training import train_support
 from ops.training.training import TrainingError, TrainingSettings
 from pipeline.live import create_topics
 from pipeline.loading import load_app
+from pipeline.replay import Replay
+from pipeline.support_decisions import SCHEMA
+from pipeline.verify import verify
 
 ROOT = Path(__file__).resolve().parents[2]
 MESSAGES, TRAINED = 700, 560
@@ -53,14 +58,18 @@ def test_decisions_of_a_run_are_what_the_bundle_reads_in_each_message(desk, tmp_
     registry.promote("support", registry.add_bundle("support", desk.trained.folder, "test", 0), "test", 0)
     with SqliteLog(tmp_path / "log.db") as log:
         create_topics(desk, log)
-        log.append("messages", 0, [*desk.lines[TRAINED:], b'{"message_id":"empty","ts":1,"body":" "}'], 1 << 42)
+        log.append("messages", 0, [*desk.lines[TRAINED:], b'{"message_id":"old","ts":1,"body":" "}'], 1 << 42)
+        answers = (desk.folder / "answers.jsonl").read_bytes().splitlines()
+        log.append("answers", 0, answers, 1 << 42)
         with AppRunner(desk, log, registry, tmp_path) as runner:
             runner.run(until_idle=True)
+            labels = runner.workers[0].engine.join.counts()
         stored = [rows for _, rows in log.read_rows("support.decisions", 0, 0, 1 << 30)]
     registry.close()
     rows = pa.Table.from_batches(stored).to_pylist()
     sent = {each["message_id"]: each["body"] for each in map(json.loads, desk.lines[TRAINED:])}
-    assert [row["event_id"] for row in rows] == list(sent)  # the empty one is too old: a dead letter
+    assert [row["event_id"] for row in rows] == list(sent)  # the last one is too old: a dead letter
+    assert labels["joined"] == len({json.loads(each)["message_id"] for each in answers} & sent.keys())
     scorer, truth = SupportScorer(desk.trained.bundle), truth_of(desk)
     right = []
     for row in rows:
@@ -74,6 +83,20 @@ def test_decisions_of_a_run_are_what_the_bundle_reads_in_each_message(desk, tmp_
         label = truth.get(row["event_id"])
         right += [row["intent"] == label["intent"]] if label is not None else []
     assert np.mean(right) > 0.75  # of 13: always the same one would be right for 1 in 7
+
+
+def test_decisions_come_back_whole_from_json(desk):
+    scorer = SupportScorer(desk.trained.bundle)
+    common = {name: None for name in SCHEMA.names} | {"reasons": ['say "no"'], "is_out_of_scope": True}
+    rows = [
+        {**common, "intent_scores": [{"intent": name, "score": score} for name, score in read.intents],
+         "articles": [{"id": id, "score": score} for id, score in read.articles]}
+        for read in scorer.read(["where is my card", "xyzzy ☂", None], 3)
+    ]  # fmt: skip
+    text = json_objects(pa.RecordBatch.from_pylist(rows, SCHEMA), end="\n")
+    parsing = arrow_json.ParseOptions(explicit_schema=SCHEMA)
+    read = arrow_json.read_json(pa.BufferReader("".join(text.to_pylist()).encode()), parse_options=parsing)
+    assert read.to_pylist() == rows
 
 
 def test_without_a_bundle_every_message_is_reviewed(desk, tmp_path):
@@ -117,6 +140,13 @@ def test_nothing_known_later_is_learned(desk):
     assert known.known_ms.max() < desk.until_ms
 
 
+def test_verification_finds_nothing_wrong(desk):
+    plan = desk.plans["messages"]
+    with Replay(plan, open_inputs(desk, desk.data)) as replay:
+        found = verify(plan, replay, 50)
+    assert (found.events, found.events_checked, found.mismatches, found.misjudged) == (MESSAGES, 50, 0, 0)
+
+
 def test_articles_alone_need_no_labels_and_no_network(desk, tmp_path):
     (tmp_path / "kb.jsonl").write_bytes((desk.folder / "articles.jsonl").read_bytes())
     (tmp_path / "faq.py").write_text(
@@ -143,6 +173,10 @@ def test_a_bundle_of_another_kind_is_refused(desk):
     other = Bundle(desk.trained.bundle.id, desk.trained.bundle.meta, {}, {"blend.json": b"{}"})
     with pytest.raises(ValueError, match="was not made for a support task; train one: pelton train APP"):
         SupportScorer(other)
+
+
+def test_the_articles_of_the_demo_are_those_that_go_with_the_messages(desk):
+    assert (ROOT / "ops/demo/articles.jsonl").read_bytes() == (desk.folder / "articles.jsonl").read_bytes()
 
 
 def test_the_same_seed_makes_the_same_messages(tmp_path):
