@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 PIECE_BYTES = 1 << 17
-LIVE_SHARE_MIN = 0.5  # of a file of pieces: with less, what is still needed of it is written again and the file deleted
+LIVE_SHARE_MIN = 0.2  # of a file of pieces: with less, what is still needed of it is written again and the file deleted
 MANIFEST = "manifest.json"
 _TYPES = {str(kind).removeprefix("torch."): kind for kind in (
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
