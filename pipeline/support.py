@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from connectors.schema import TextField
 from pipeline.durations import duration_ms
-from pipeline.errors import DeclarationError, caller_place
+from pipeline.errors import DeclarationError, caller_place, nearest
 from pipeline.stream import Stream, _checked_name
 from pipeline.windows import Column
 
@@ -85,6 +85,9 @@ class SupportTask:
         if len({column.stream.name for _, column in labels if column is not None}) > 1:
             problem = "intent, priority and article come from different streams; give them in one label"
             raise DeclarationError(f"task {self.name!r}: {problem}", self.place)
+        if self.entity is not None and self.entity not in self.on.schema.names:
+            advice = nearest(self.entity, self.on.schema.names)
+            raise DeclarationError(f"task {self.name!r}: no field {self.entity!r} to report by; {advice}", self.place)
         if not 1 <= self.articles_top <= ARTICLES_MAX:
             problem = f"articles_top is {self.articles_top}; choose between 1 and {ARTICLES_MAX}"
             raise DeclarationError(f"task {self.name!r}: {problem}", self.place)
