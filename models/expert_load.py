@@ -6,6 +6,7 @@ Letters: e experts, k that a token chooses, t tokens of an event in a layer.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 Int64s = NDArray[np.int64]
 DEAD_SHARE = 0.01  # of the mean load: an expert below it is dead
 VISITS_MIN = 100  # per expert of a layer, in the mean: with fewer, one without a visit says nothing
-EVENTS_TOGETHER = 1_024  # counted at once
-RECENT_EVENTS = 8_192  # at least; at most twice as many
+BATCHES_TOGETHER = 64  # counted at once
+RECENT_EVENTS = 8_192
 
 
 def entropy(visits: Int64s) -> float:
@@ -62,24 +63,24 @@ class ExpertLoad:
 
     def __init__(self, layers: int, experts: int) -> None:
         self._experts, self._lock = experts, threading.Lock()
-        self._kept: list[list[Int64s]] = [[] for _ in range(layers)]
-        self._kept_events = 0
+        self._kept: deque[tuple[Sequence[Int64s], int, int]] = (
+            deque()
+        )  # any thread may append, whoever has the lock takes
         self._total = np.zeros((layers, experts), np.int64)
         self._newer, self._older = self._total.copy(), self._total.copy()
         self._newer_events = 0
 
-    def add(self, chosen: Sequence[Int64s], events: int) -> None:
+    def add(self, chosen: Sequence[Int64s], events: int, rows: int) -> None:
         """Add a batch.
 
         Args:
-            chosen: per layer (events * t, k), the experts of each token.
-            events: how many.
+            chosen: per layer (rows * t, k), the experts of each token, row by row.
+            events: how many of the rows are events; those behind them are padding.
+            rows: of the batch.
         """
-        with self._lock:
-            for kept, layer in zip(self._kept, chosen, strict=True):
-                kept.append(layer)
-            self._kept_events += events
-            if self._kept_events >= EVENTS_TOGETHER:
+        self._kept.append((chosen, events, rows))
+        if len(self._kept) >= BATCHES_TOGETHER:
+            with self._lock:
                 self._count()
 
     def visits(self) -> Int64s:
@@ -89,18 +90,20 @@ class ExpertLoad:
             return self._total.copy()
 
     def recent(self) -> Int64s:
-        """Return the (layers, e) visits of the newest 8,192 to 16,384 events, or of all if there were fewer."""
+        """Return the (layers, e) visits of the newest events: 8,192 or more, twice as many at most or a little more."""
         with self._lock:
             self._count()
             return self._newer + self._older
 
     def _count(self) -> None:
-        for layer, kept in enumerate(self._kept):
-            if kept:
-                found = np.bincount(np.concatenate(kept).ravel(), minlength=self._experts)
-                self._total[layer] += found
-                self._newer[layer] += found
-                kept.clear()
-        self._newer_events, self._kept_events = self._newer_events + self._kept_events, 0
+        batches = [self._kept.popleft() for _ in range(len(self._kept))]
+        if not batches:
+            return
+        for layer in range(len(self._total)):
+            ids = [chosen[layer][: events * (len(chosen[layer]) // rows)] for chosen, events, rows in batches]
+            found = np.bincount(np.concatenate(ids).ravel(), minlength=self._experts)
+            self._total[layer] += found
+            self._newer[layer] += found
+        self._newer_events += sum(events for _, events, _ in batches)
         if self._newer_events >= RECENT_EVENTS:
             self._older, self._newer, self._newer_events = self._newer, np.zeros_like(self._newer), 0

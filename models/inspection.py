@@ -24,6 +24,8 @@ from models.onnx_outputs import ATTENTION, CHOSEN, tell_attention, tell_chosen
 
 ROWS_AT_ONCE = 256
 _NUMBERS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
+# of arrays without a name, by the norm before them; those of experts that are small stand in the file one by one
+_BEHIND = {"attention_norm.gain": "attention", "experts_norm.gain": "routed experts", "network.norm.gain": "head"}
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,12 @@ class Network:
                 continue
             count = math.prod(array.dims)
             numbers[part] += count
-            active[part] += self._active(array.name, part, count, array.dims)
+            active[part] += self._active(array.name, count, array.dims)
+        routed = "routed experts"
+        active[routed] = numbers[routed] * self.settings.chosen // self.settings.experts
         return [Part(each, numbers[each], active[each], sizes[each]) for each in PARTS]
 
-    def _active(self, name: str, part: str, count: int, dims: Sequence[int]) -> int:
-        if part == "routed experts":
-            return count * self.settings.chosen // self.settings.experts
+    def _active(self, name: str, count: int, dims: Sequence[int]) -> int:
         if name.endswith(".table"):  # one row for each category of an event
             return dims[0] // (self.settings.buckets + 1) * dims[1]
         return count
@@ -170,7 +172,7 @@ def _owners(graph: onnx.GraphProto) -> dict[str, str | None]:
     arrays = {array.name: array for array in graph.initializer}
 
     def is_learned(name: str) -> bool:  # the export joins equal constants, also under the name of an array of ours
-        return name.startswith("network.") and arrays[name].data_type in _NUMBERS and math.prod(arrays[name].dims) > 1
+        return name.startswith("network.") and arrays[name].data_type in _NUMBERS
 
     def nearest(name: str) -> str:
         waiting, seen = [users[name]], set()
@@ -178,8 +180,8 @@ def _owners(graph: onnx.GraphProto) -> dict[str, str | None]:
             node = waiting.pop(0)
             for tensor in node.input:
                 if is_learned(tensor):
-                    part = part_of(tensor.removeprefix("network."))
-                    return "attention" if part == "norms" else part  # what stands behind a norm and has no name
+                    behind = [part for mark, part in _BEHIND.items() if tensor.endswith(mark)]
+                    return behind[0] if behind else part_of(tensor.removeprefix("network."))
                 if tensor in makers and makers[tensor].op_type != "Shape" and tensor not in seen:
                     seen.add(tensor)
                     waiting.append(makers[tensor])
@@ -187,10 +189,10 @@ def _owners(graph: onnx.GraphProto) -> dict[str, str | None]:
 
     found: dict[str, str | None] = {}
     for name, array in arrays.items():
-        if array.data_type not in _NUMBERS or math.prod(array.dims) < 2:
+        if array.data_type not in _NUMBERS:
             found[name] = None
         elif name.startswith("network."):
             found[name] = part_of(name.removeprefix("network."))
         else:
-            found[name] = nearest(name) if name in users else None
+            found[name] = nearest(name) if name in users and math.prod(array.dims) > 1 else None
     return found

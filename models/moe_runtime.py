@@ -65,8 +65,9 @@ class OnnxMoE:
         notes = self._session.get_modelmeta().custom_metadata_map
         _check_columns(Path(path), notes, self._specs)
         told = [output.name for output in self._session.get_outputs()]
-        self._chosen = [name for name in told if name.startswith("chosen_")]
-        self.load = _load(notes, len(self._chosen)) if self._chosen else None
+        chosen = [name for name in told if name.startswith("chosen_")]
+        self._all_outputs = ["logits", *chosen]
+        self.load = _load(notes, len(chosen)) if chosen else None
         for bucket in self._buckets:  # the first run of a size plans memory and packs weights
             self._run(np.zeros((bucket, len(self._specs))))
 
@@ -107,8 +108,8 @@ class OnnxMoE:
         given = {"features": np.ascontiguousarray(features)}
         if self.load is None or not counted:
             return self._session.run(["logits"], given)[0]
-        logits, *chosen = self._session.run(["logits", *self._chosen], given)
-        self.load.add([each[: counted * (len(each) // len(features))] for each in chosen], counted)
+        logits, *chosen = self._session.run(self._all_outputs, given)
+        self.load.add(chosen, counted, len(features))
         return logits
 
 

@@ -65,11 +65,11 @@ class Inspection:
         return found, f"epoch {self.memory.best_epoch} of the training, while it learned"
 
     def load(self) -> tuple[NDArray[np.int64], str] | None:
-        """Return the bundle's own task of these."""
+        """Return the (layers, e) visits of all tasks together, and where they were seen."""
         found = self.loads()
-        if found is None or self.bundle.meta.task not in found[0]:
-            return None
-        return found[0][self.bundle.meta.task], found[1]
+        if found is None or self.memory is None or self.seen is not None:
+            return None if found is None else (found[0][self.bundle.meta.task], found[1])
+        return np.array([layer.visits for layer in self.memory.best.loads], np.int64), found[1]
 
     def to_json(self) -> bytes:
         """Return everything for machines."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 110
-SMOOTH = 50  # points over which a curve of steps is averaged at most
+SMOOTH = 20  # a running mean is over this part of a curve
 
 
 def write_plots(found: Inspection, out_dir: Path) -> list[Path]:

@@ -8,17 +8,18 @@ import onnx
 import pytest
 import torch
 
-from models.expert_load import EVENTS_TOGETHER, RECENT_EVENTS, ExpertLoad, dead, entropy, is_enough, overflow
+from models.expert_load import BATCHES_TOGETHER, RECENT_EVENTS, ExpertLoad, dead, entropy, is_enough, overflow
 from models.export import export
 from models.features import FeatureSpec
 from models.inspection import Network
 from models.moe.network import event_network
+from models.moe.parts import part_of
 from models.moe.settings import MoESettings
 from models.moe.tokens import plan_tokens
 from models.moe_runtime import OnnxMoE
 from models.onnx_outputs import OutputsError, tell_chosen
 
-SIZES = MoESettings(width=16, heads=2, experts=4, expert_width=8, shared_width=8, bins=2, waves=1, members=2, buckets=8)
+SIZES = MoESettings(width=16, heads=2, experts=4, expert_width=8, shared_width=8, bins=2, waves=2, members=2, buckets=8)
 SPECS = [FeatureSpec("amount", group="a"), FeatureSpec("shop", "category", "b"), FeatureSpec("x_1", group="s", step=1)]
 
 
@@ -33,8 +34,10 @@ def made(folder, chosen):
     """Return a network and the runtime of its export, in batches of up to 8."""
     torch.manual_seed(4)
     network = event_network(SPECS, replace(SIZES, chosen=chosen)).eval()
-    for router in network.routers():
-        router.bias += 0.01 * torch.randn(4)  # of equal arrays the export keeps one
+    with torch.no_grad():
+        for array in (*network.parameters(), *network.buffers()):  # of equal arrays the export keeps one
+            if array.is_floating_point():
+                array += 0.01 * torch.randn_like(array)
     export(network, folder / "moe.onnx", rows(50))
     return network, OnnxMoE(folder / "moe.onnx", SPECS, buckets=(1, 4, 8))
 
@@ -140,20 +143,26 @@ def test_an_inspection_sees_the_attention_of_the_equation(folder, both):
     np.testing.assert_array_equal(seen.load(), counted_by_torch(network, rows(300)))
 
 
+def test_the_sizes_of_a_small_network_s_parts_are_those_of_torch(folder, both):
+    learned = [(part_of(name), array) for name, array in both[0].state_dict().items() if array.is_floating_point()]
+    parts = Network((folder / "moe.onnx").read_bytes()).parts()
+    for part in parts:  # its arrays are so small that the export takes experts apart, which drops their names
+        assert part.numbers == sum(array.numel() for each, array in learned if each == part.name), part.name
+
+
 def test_threads_lose_no_visit():
-    load, batch = ExpertLoad(2, 4), np.array([[0, 1], [2, 0]])
+    load, batch, events = ExpertLoad(2, 4), np.array([[0, 1], [2, 0]]), 50 * BATCHES_TOGETHER + 1
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: load.add([batch, batch[:1]], 1), range(3 * EVENTS_TOGETHER)))
-    events = 3 * EVENTS_TOGETHER
+        list(pool.map(lambda _: load.add([batch, batch[:1]], 1, 1), range(events)))
     assert load.visits().tolist() == [[2 * events, events, events, 0], [events, events, 0, 0]]
 
 
 def test_recent_forgets_what_was_long_ago():
     load, first, then = ExpertLoad(1, 2), np.zeros((512, 1), np.int64), np.ones((512, 1), np.int64)
     for batch in [first] * (RECENT_EVENTS // 512) + [then] * (RECENT_EVENTS // 512 - 2):
-        load.add([batch], 512)
+        load.add([batch], 512, 512)
     assert load.recent().tolist() == [[RECENT_EVENTS, RECENT_EVENTS - 1024]]
     for _ in range(RECENT_EVENTS // 512 + 2):
-        load.add([then], 512)
+        load.add([then], 512, 512)
     assert load.recent()[0, 0] == 0
     assert load.visits().tolist() == [[RECENT_EVENTS, 2 * RECENT_EVENTS]]
