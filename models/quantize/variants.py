@@ -184,5 +184,5 @@ VARIANTS = (
     Variant("experts-fused", "experts in fp32, ONNX Runtime's MoE operator", _fused, False),
     Variant("experts-int8", "experts stored in int8, computed in fp32", _stored, True),
     Variant("experts-int8-fused", "experts in int8, ONNX Runtime's QMoE operator", _fused_int8(None), False),
-    Variant("experts-int8-groups", "the same with a scale per 32 rows and int8 activations", _fused_int8(GROUP), False),
+    Variant("experts-int8-groups", "experts and their inputs in int8, a scale per 32 rows", _fused_int8(GROUP), False),
 )

@@ -75,7 +75,7 @@ def bent(form, bend):
 @torch.no_grad()
 def agree(exported, form, batches=(1, 7, 64)):
     name, model, same = form
-    runtime = served(exported, name, model)
+    runtime = served(exported, name, model, buckets=(1, 8, 64))
     for n in batches:
         features = rows(n, seed=n)
         expected = same.logits(torch.from_numpy(features)).double().numpy()

@@ -25,7 +25,7 @@ def judged(n=1000, **changes):
     features = rows(n, seed=1)
     logits = run(MODEL, ["logits"], features)[0].astype(np.float64)
     labels = np.random.default_rng(2).random(n) < NETWORK.probability(logits[:, None])
-    given = Judged(features, labels.astype(np.float64), rows(600, seed=3), SPECS, None, Fixed())
+    given = Judged(features, labels.astype(np.float64), rows(300, seed=3), SPECS, None, Fixed())
     return replace(given, **changes)
 
 
@@ -70,7 +70,7 @@ def found():
 @pytest.mark.parametrize("name", ["experts-int8", "experts-int8-fused"])
 def test_sound_forms_pass(found, name):
     assert found[name].refusals == ()
-    assert 0 < found[name].quality.dp_max < 0.01
+    assert 0 < found[name].quality.dp_p99 < 0.002
     assert len(found[name].model) < 0.5 * len(found[FP32].model)
 
 
@@ -96,7 +96,7 @@ def test_a_form_that_cannot_be_served_is_told_and_the_others_are_measured(found)
 
 
 def test_calibration_is_made_again_for_what_is_served(found):
-    assert found["twice"].quality.dp_max < 0.01  # logits twice as large say the same again
+    assert found["twice"].quality.dp_p99 < 0.002  # logits twice as large say the same again
     slope = found["twice"].blend.lines["moe"].slopes[0]
     assert slope == pytest.approx(NETWORK.lines["moe"].slopes[0] / 2, rel=0.01)
 
