@@ -37,7 +37,7 @@ class PhotoSettings:
     photos: int = 2_000
     defect_share: float = 0.5
     broken_share: float = 0.002
-    every_ms: int = 2_000
+    every_ms: int = 30_000
     size: int = 128
     seed: int = 7
     start_ms: int = MONDAY_2026_MS
