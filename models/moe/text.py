@@ -33,7 +33,7 @@ class TextSettings:
         dropout: share of numbers dropped before the head while training.
     """
 
-    buckets: int = 32_768
+    buckets: int = 20_480
     pieces: int = 2_048
     pieces_max: int = 96
     window: int = 4

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,10 @@ EPOCHS_QUICK = 8
 HELD_BACK_OUT_OF_SCOPE = 20  # below, nothing is said about how many of them are found
 BATCH, AT_ONCE = 64, 128
 GATE_MESSAGES = 64
+SIZES: dict[str, Any] = {"experts": 8, "dropout": 0.1}
+SIZES_QUICK: dict[str, Any] = {
+    "width": 64, "heads": 2, "experts": 4, "expert_width": 32, "shared_width": 32, "layers": 1, "dropout": 0.1,
+}  # fmt: skip
 
 
 def train_support(
@@ -166,8 +171,7 @@ def _fit(
     from models.train.settings import TrainSettings
     from models.train.texts import TextChoices, TextData
 
-    small = {"width": 64, "heads": 2, "experts": 4, "expert_width": 32, "shared_width": 32, "layers": 1}
-    sizes = MoESettings(**(small if settings.quick else {"experts": 8}), dropout=0.1)
+    sizes = MoESettings(**(SIZES_QUICK if settings.quick else SIZES))
     text = TextSettings(buckets=4096, pieces=512, pieces_max=32) if settings.quick else TextSettings()
     progress(Stage("pieces", 0, 1))
     learned = [each for each, is_held in zip(known.texts, held, strict=True) if not is_held]
