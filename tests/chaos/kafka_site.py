@@ -29,7 +29,7 @@ BASE_MS, STEP_MS, JITTER_MS = 1_700_000_000_000, 20, 20_000
 BATCH, LABEL_AFTER = 200, 400  # events sent at once, and how many later their labels are told
 NAME = "chaos"
 APP = f'''
-import base64, json, os
+import base64, json, os, sys
 from pathlib import Path
 
 from connectors.kafka.log import KafkaLog
@@ -44,7 +44,8 @@ def forget_later(log, group, partition, before_commit, forget=KafkaLog.forget_ma
     return forget(log, group, partition, before_commit)
 
 
-KafkaLog.forget_manifests = forget_later
+if Path(sys.argv[0]).name == "pelton":  # a worker: who checks reads this file too
+    KafkaLog.forget_manifests = forget_later
 
 payments = Stream("payments", id="event_id", time="ts", lateness="1m", key="card",
                   fields={{"card": "string", "terminal": "string", "amount": "money"}})
