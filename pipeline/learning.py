@@ -79,7 +79,8 @@ class LearnerLoop:
     When it starts, it learns the log's history again: a snapshot says nothing of labels that are still awaited. It
     offers nothing before that is done: what it knows half-way is older than what serves. Where many decisions are still
     to be read, labels and decisions keep together by event time: a label waits in the log until its event is there, or
-    is seen to be missing; and decisions wait, or an event would be forgotten before its label comes.
+    is seen to be missing; and decisions wait, or an event would be forgotten before its label comes. So a label must
+    not be dated before its event by more than the lateness: one that is may be learned at another place the next time.
 
     Args:
         app, task: what to learn; its label must come in a stream of its own.

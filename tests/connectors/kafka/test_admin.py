@@ -1,8 +1,10 @@
 """Topics, offsets and lag of a real broker."""
 
+import asyncio
+
 import pytest
-from kafka import KafkaConsumer, KafkaProducer
-from kafka.structs import OffsetAndMetadata, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from kafka import KafkaProducer
 
 from connectors.kafka.admin import KafkaAdmin, KafkaTopic
 from connectors.kafka.errors import BrokerAwayError, KafkaError, NoTopicError
@@ -88,15 +90,19 @@ def test_lag_tells_end_committed_and_who(admin, settings):
     assert [(lag.partition, lag.end, lag.committed, lag.records) for lag in admin.lag(group, [name])] == [
         (0, 5, None, 5), (1, 0, None, 0),
     ]  # fmt: skip
-    arguments = {**settings.kafka_python(), "client_id": "reader"}
-    consumer = KafkaConsumer(name, group_id=group, enable_auto_commit=False, auto_offset_reset="earliest", **arguments)
-    while not consumer.assignment():
-        consumer.poll(timeout_ms=100)
-    consumer.commit({TopicPartition(name, 0): OffsetAndMetadata(3, "", -1)})
-    lags = admin.lag(group, [name])
-    consumer.close()
+    lags = asyncio.run(lags_beside_a_reader(admin, settings, name, group))
     assert [(lag.committed, lag.records) for lag in lags] == [(3, 2), (None, 0)]
     assert lags[0].member.startswith("reader@")
+
+
+async def lags_beside_a_reader(admin, settings, name, group):
+    """Return the lags while a process reads that committed the third record of partition 0."""
+    arguments = {**settings.aiokafka(), "client_id": "reader"}
+    async with AIOKafkaConsumer(name, group_id=group, enable_auto_commit=False, **arguments) as consumer:
+        while not consumer.assignment():
+            await consumer.getmany(timeout_ms=100)
+        await consumer.commit({TopicPartition(name, 0): 3})
+        return await asyncio.to_thread(admin.lag, group, [name])
 
 
 def test_a_missing_topic_is_said(admin):

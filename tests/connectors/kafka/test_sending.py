@@ -1,12 +1,12 @@
 """Keyed records to a topic: whole, in order, where Kafka's own producers put them."""
 
+import asyncio
 import json
 
 import pyarrow as pa
 import pytest
-from kafka import KafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from kafka.partitioner.default import murmur2
-from kafka.structs import TopicPartition
 
 from connectors.kafka.admin import KafkaAdmin, KafkaTopic
 from connectors.kafka.errors import KafkaError
@@ -31,18 +31,17 @@ def topic(settings):
     return name
 
 
-def received(settings, topic):
-    """Return the records of each partition, as kafka-python reads them."""
-    consumer = KafkaConsumer(**settings.kafka_python(), enable_auto_commit=False)
+async def received(settings, topic):
+    """Return the records of each partition, as another client reads them."""
     places = [TopicPartition(topic, each) for each in range(PARTITIONS)]
-    consumer.assign(places)
-    consumer.seek_to_beginning()
-    ends = consumer.end_offsets(places)
     found = {place.partition: [] for place in places}
-    while any(consumer.position(place) < ends[place] for place in places):
-        for place, records in consumer.poll(timeout_ms=200).items():
-            found[place.partition] += records
-    consumer.close()
+    async with AIOKafkaConsumer(**settings.aiokafka(), enable_auto_commit=False) as consumer:
+        consumer.assign(places)
+        await consumer.seek_to_beginning(*places)
+        ends = await consumer.end_offsets(places)
+        while any([await consumer.position(place) < ends[place] for place in places]):
+            for place, records in (await consumer.getmany(timeout_ms=200)).items():
+                found[place.partition] += records
     return found
 
 
@@ -53,7 +52,7 @@ def test_records_are_whole_in_order_and_where_other_producers_put_their_keys(set
         for first in range(0, 5000, 700):
             part = slice(first, first + 700)
             sender.send(pa.array(values[part], pa.large_binary()), pa.array(keys[part], pa.large_string()), 1234)
-    found = received(settings, topic)
+    found = asyncio.run(received(settings, topic))
     wanted = {each: [] for each in range(PARTITIONS)}
     for key, value in zip(keys, values, strict=True):
         wanted[(murmur2(key.encode()) & 0x7FFFFFFF) % PARTITIONS].append((key.encode(), value))
@@ -67,7 +66,7 @@ def test_records_without_a_key_lose_nothing(settings, topic):
         sender.send(values, pa.array(["k", None, None], pa.large_string()), 1)
         sender.send(values, None, 1)
         sender.send(values[:0], pa.array([], pa.large_string()), 1)
-    found = received(settings, topic)
+    found = asyncio.run(received(settings, topic))
     assert sorted(record.value for records in found.values() for record in records) == [
         b"a",
         b"a",
