@@ -96,6 +96,27 @@ def test_snapshots_are_written_between_batches_in_layers(away, log, clock):
     assert decided(log)["event_id"].to_pylist() == [f"e{n}" for n in range(400)]
 
 
+@pytest.mark.parametrize(("cost_s", "rest_s"), [(0.05, 1), (2, 20), (30, 60)])
+def test_snapshots_that_are_much_work_come_less_often_but_every_minute(away, log, clock, cost_s, rest_s):
+    live = worker(log, clock)
+    fill(log, range(50))
+    all_steps(live)
+    clock.s += 1
+    assert live.save_if_due(EVERY_MS)
+    away.answers.clear()
+    assert not live.save_if_due(EVERY_MS)  # copied: a thread writes it, to a store that takes its time
+    clock.s += cost_s
+    away.answers.set()
+    written()
+    assert not live.save_if_due(EVERY_MS)
+    fill(log, range(50, 100))
+    all_steps(live)
+    clock.s += rest_s - cost_s - 0.01  # since the last one began
+    assert not live.save_if_due(EVERY_MS)
+    clock.s += 0.02
+    assert live.save_if_due(EVERY_MS)
+
+
 def test_a_snapshot_is_of_the_commit_at_which_it_began(away, log, clock):
     live = worker(log, clock)
     fill(log, range(50))
