@@ -29,6 +29,7 @@ PIXELS_MAX = 1 << 24  # of an image as it is told in its first bytes, before any
 SHOWN_MAX = 80  # characters of a place in a message
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,32};base64,", re.IGNORECASE)
 _NOT_PLAIN = re.compile(r"::|\\|[\x00-\x1f]|%2e|(^|/)\.\.(/|$)", re.IGNORECASE)
+_FILE = "file://"  # on this machine: a link below a root must not lead out of it either
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::|:)")
 
 
@@ -151,8 +152,9 @@ def _allowed(value: str, roots: tuple[str, ...]) -> str:
         raise ImageError(f"the image is a place, {shown}, and its field declares no roots to read from")
     if _NOT_PLAIN.search(value):
         raise ImageError(f"the image is at {shown!r}, which is no plain place; write it without '..' and '::'")
+    value = value.removeprefix(_FILE)
     for root in roots:
-        base = root.rstrip("/")
+        base = root.removeprefix(_FILE).rstrip("/")
         if _SCHEME.match(value) or _SCHEME.match(base):
             if value.startswith(f"{base}/"):
                 return value

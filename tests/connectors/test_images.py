@@ -131,6 +131,8 @@ def test_places_are_read_below_their_roots_only(tmp_path):
         for bad in ("../secret.png", "%2e%2e/secret.png", "x/../../secret.png"):
             with pytest.raises(ImageError, match="no plain place"):
                 pixels_of(f"{field.roots[0]}/{bad}", field)
+        with pytest.raises(ImageError, match="not below"):
+            pixels_of(f"{field.roots[0]}/out.png", field)
         for bad in (f"{tmp_path}/secret.png", f"file://{tmp_path}/secret.png", "https://example.org/a.png"):
             with pytest.raises(ImageError, match="not below"):
                 pixels_of(bad, field)
@@ -141,6 +143,11 @@ def test_places_are_read_below_their_roots_only(tmp_path):
         pixels_of(f"{root}/a.png", FIELD)
     with pytest.raises(ImageError, match="cannot be read"):
         pixels_of("b.png", ImageField(64, 1, (root,)))
+    (tmp_path / "photos" / "large.png").write_bytes(bytes(BYTES_MAX + 1))
+    with pytest.raises(ImageError, match="more than 8,388,608 bytes"):
+        pixels_of("large.png", ImageField(64, 1, (root,)))
+    with pytest.raises(ImageError, match="more than 8,388,608 bytes"):
+        pixels_of(text(bytes(BYTES_MAX + 4)), FIELD)
 
 
 def test_an_object_store_is_read_through_fsspec():
