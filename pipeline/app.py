@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from models.threshold import Dynamic, Fixed
+from pipeline.declared import Declared
 from pipeline.defects import DefectTask
-from pipeline.durations import duration_ms
 from pipeline.errors import DeclarationError, caller_place, nearest
 from pipeline.expressions import Expression, parse
-from pipeline.stream import Stream, _checked_name
+from pipeline.stream import Stream, checked_name
 from pipeline.support import SupportTask
 from pipeline.windows import Column, Derived, WindowFeature
 
@@ -34,7 +34,7 @@ class Rule:
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class Task(Declared):
     """One decision about each event of a stream.
 
     Attributes:
@@ -66,24 +66,16 @@ class Task:
 
     def __post_init__(self) -> None:
         """Check everything that does not need the other tasks."""
-        _checked_name(self.name, "task")
+        self.check_common()
         if self.model not in ("moe", None) or self.learner not in ("ftrl", None):
             raise DeclarationError(f"task {self.name!r}: model is 'moe' or None, learner is 'ftrl' or None", self.place)
         if self.label is not None and self.label.stream is self.on:
             what = f"use {self.on.name}.label({self.label.name!r}, known_after='7d')"
             raise DeclarationError(f"task {self.name!r}: its label is a field of the event itself; {what}", self.place)
-        if self.entity is not None and self.entity not in self.on.schema.names:
-            advice = nearest(self.entity, self.on.schema.names)
-            raise DeclarationError(f"task {self.name!r}: no field {self.entity!r} to report by; {advice}", self.place)
         if not self.features:
             raise DeclarationError(f"task {self.name!r} has no features", self.place)
         for name, feature in self.features.items():
             self._check_feature(name, feature)
-
-    @property
-    def label_wait_ms(self) -> int:
-        """How long after its event a label still counts, 0 without labels."""
-        return duration_ms(self.label_wait, "label_wait") if self.label is not None else 0
 
     def _check_feature(self, name: str, feature: Feature | str) -> None:
         if not name.isidentifier():
@@ -133,7 +125,7 @@ class App:
     """
 
     def __init__(self, name: str, tasks: Sequence[AnyTask], *, events_per_key: int = 16_384) -> None:
-        self.name = _checked_name(name, "app")
+        self.name = checked_name(name, "app")
         self.tasks = tuple(tasks)
         self.agents: list[Agent] = []
         self.place = caller_place()

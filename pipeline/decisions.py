@@ -12,12 +12,11 @@ from models.defect_scorer import DefectScorer
 from models.scorer import Scorer, Scores
 from models.text.scorer import SupportScorer
 from models.threshold import DECISIONS, ThresholdState
-from pipeline.app import Task
+from pipeline.app import AnyTask, Task
 from pipeline.engine import Featured
 from pipeline.feature_values import FeatureValues
 from pipeline.plan import StreamPlan
 from pipeline.row_columns import code_of_text
-from pipeline.stream import Stream
 
 Float64s = NDArray[np.float64]
 COMMON = pa.schema(
@@ -78,16 +77,13 @@ class Decider:
         for number, rule in enumerate(self.task.rules):
             codes[rules == number] = DECISIONS.index(rule.then)
         names = pa.array([*(rule.name for rule in self.task.rules), None], pa.string())
-        count = len(features)
         logits = np.stack([scores.probability, thresholds, scores.moe_logits, scores.ftrl_logits])
         probability, limit, moe, ftrl = _columns(logits)
-        fixed = [
-            ids_of(featured, self.task.on), same(self.task.name, count), pa.array(featured.columns.times_ms),
-            names_of(codes), probability, limit, names.take(pa.array(rules % len(names))),
-            self._reasons(features, codes, rules, scorer), same(served.bundle, count), same(served.snapshot, count),
-            same(scores.rung, count), pa.array(featured.offsets), moe, ftrl,
-        ]  # fmt: skip
-        return pa.RecordBatch.from_arrays([*fixed, *_columns(features.T)], schema=self.schema)
+        reasons = self._reasons(features, codes, rules, scorer)
+        fixed = common_columns(
+            self.task, featured, served, codes, probability, limit, reasons, names.take(pa.array(rules % len(names)))
+        )
+        return pa.RecordBatch.from_arrays([*fixed, moe, ftrl, *_columns(features.T)], schema=self.schema)
 
     def _scores(self, features: Float64s, scorer: Scorer | None) -> Scores:
         if scorer is not None:
@@ -120,18 +116,43 @@ class Decider:
         return pa.ListArray.from_arrays(pa.array(np.cumsum(counts, dtype=np.int32)), pa.array(words, pa.string()))
 
 
-def ids_of(featured: Featured, stream: Stream) -> pa.Array:
-    """Return the events' ids as texts."""
-    ids = featured.rows.column(stream.schema.id)
-    return ids if pa.types.is_string(ids.type) else ids.cast(pa.string())
+def common_columns(
+    task: AnyTask,
+    featured: Featured,
+    served: Served,
+    codes: NDArray[np.int64],
+    score: pa.Array,
+    threshold: pa.Array,
+    reasons: pa.Array,
+    rule: pa.Array | None = None,
+) -> list[pa.Array]:
+    """Return the columns of `COMMON`; `codes` are indices into DECISIONS, and without `rule` none decided."""
+    count, ids = len(featured), featured.rows.column(task.on.schema.id)
+    rung = served.scorer.rung if served.scorer is not None else "rules"
+    return [
+        ids if pa.types.is_string(ids.type) else ids.cast(pa.string()), _same(task.name, count),
+        pa.array(featured.columns.times_ms), _DECISION_NAMES.take(pa.array(codes)), score, threshold,
+        rule if rule is not None else pa.nulls(count, pa.string()), reasons, _same(served.bundle, count),
+        _same(served.snapshot, count), _same(rung, count), pa.array(featured.offsets),
+    ]  # fmt: skip
 
 
-def names_of(codes: NDArray[np.int64]) -> pa.Array:
-    """Return the words of decisions, of indices into DECISIONS."""
-    return _DECISION_NAMES.take(pa.array(codes))
+class NetworkDecider:
+    """What deciders have in common whose network reads or looks: no state, for each event is taken by itself.
+
+    Attributes:
+        state: of the threshold; it never moves.
+        columns, feature_names: of features; there are none.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.state = ThresholdState(0.0, 0.0)
+        self.columns: list[int] = []
+        self.feature_names: list[str] = []
+        self.schema = schema
 
 
-def same(text: str, count: int) -> pa.Array:
+def _same(text: str, count: int) -> pa.Array:
     """Return a text `count` times, null for an empty one."""
     return pa.repeat(pa.scalar(text or None, pa.string()), count)
 

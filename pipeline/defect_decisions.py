@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from connectors.images import ImageError, ImageField, Pixels, pixels_of
 from models.defect_scorer import DefectScorer
 from models.defects import DefectScores, gray_png
-from models.threshold import ALLOW, BLOCK, REVIEW, ThresholdState
-from pipeline.decisions import COMMON, Served, ids_of, names_of, same
+from models.threshold import ALLOW, BLOCK, REVIEW
+from pipeline.decisions import COMMON, NetworkDecider, Served, common_columns
 from pipeline.defects import DefectTask
 from pipeline.engine import Featured
 
@@ -22,24 +22,17 @@ TOGETHER = 64  # images that are in memory at once
 LIKELY = 0.5  # score from which on a defect is likelier than none
 
 
-class DefectDecider:
-    """Decides the images of one task, in log order. It has no state: each image is looked at by itself.
+class DefectDecider(NetworkDecider):
+    """Decides the images of one task, in log order.
 
     The score of a decision is the probability of a defect, the threshold the line of its bundle. `heat_map` of what is
     not allowed is a PNG as a `data:` URL: bright is where the defect is. Without a model every image is reviewed, and
     so is one that cannot be read.
-
-    Attributes:
-        state: of the threshold; it never moves.
-        columns, feature_names: of features; a defect task has none.
     """
 
     def __init__(self, task: DefectTask) -> None:
+        super().__init__(SCHEMA)
         self.task = task
-        self.state = ThresholdState(0.0, 0.0)
-        self.columns: list[int] = []
-        self.feature_names: list[str] = []
-        self.schema = SCHEMA
 
     def decide(self, featured: Featured, served: Served) -> pa.RecordBatch:
         """Return one row per image."""
@@ -52,13 +45,12 @@ class DefectDecider:
         line = scorer.card.threshold if scorer is not None else None
         classes = scorer.card.classes if scorer is not None else ()
         columns = [
-            ids_of(featured, self.task.on), same(self.task.name, count), pa.array(featured.columns.times_ms),
-            names_of(np.array([each.code for each in looked], np.int64)),
-            pa.array([each.score for each in looked], pa.float64()),
-            pa.array([line if each.score is not None else None for each in looked], pa.float64()),
-            pa.nulls(count, pa.string()), pa.array([each.reasons for each in looked], pa.list_(pa.string())),
-            same(served.bundle, count), same(served.snapshot, count),
-            same(scorer.rung if scorer is not None else "rules", count), pa.array(featured.offsets),
+            *common_columns(
+                self.task, featured, served, np.array([each.code for each in looked], np.int64),
+                pa.array([each.score for each in looked], pa.float64()),
+                pa.array([line if each.score is not None else None for each in looked], pa.float64()),
+                pa.array([each.reasons for each in looked], pa.list_(pa.string())),
+            ),
             pa.array([each.defect for each in looked], pa.string()),
             pa.array([_by_name(classes, each.classes) for each in looked], DEFECT_SCORES),
             pa.array([each.heat_map for each in looked], pa.string()),

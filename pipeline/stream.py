@@ -50,7 +50,7 @@ class Stream:
         key: str | None = None,
         format: str = "json",
     ) -> None:
-        self.name = _checked_name(name, "stream")
+        self.name = checked_name(name, "stream")
         self.place = caller_place()
         if time_unit not in TIME_UNITS:
             raise DeclarationError(f"time_unit is {time_unit!r}; use one of {', '.join(TIME_UNITS)}")
@@ -151,7 +151,12 @@ class Keyed:
         return found
 
 
-def _checked_name(name: str, what: str) -> str:
+def checked_name(name: str, what: str) -> str:
+    """Return a name of a stream, a task or an app.
+
+    Raises:
+        DeclarationError: it is none.
+    """
     if not isinstance(name, str) or not name or not all(part.isidentifier() for part in name.split(".")):
         raise DeclarationError(f"{what} name is {name!r}; use letters, digits and _, beginning with a letter")
     return name

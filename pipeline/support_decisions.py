@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from models.text.scorer import NONE_READ, SupportScorer
-from models.threshold import ALLOW, REVIEW, ThresholdState
-from pipeline.decisions import COMMON, Served, ids_of, names_of, same
+from models.threshold import ALLOW, REVIEW
+from pipeline.decisions import COMMON, NetworkDecider, Served, common_columns
 from pipeline.engine import Featured
 from pipeline.support import OUT_OF_SCOPE, SupportTask
 
@@ -21,23 +21,16 @@ SCHEMA = pa.schema(
 )  # fmt: skip
 
 
-class SupportDecider:
-    """Decides the messages of one task, in log order. It has no state: each message is read by itself.
+class SupportDecider(NetworkDecider):
+    """Decides the messages of one task, in log order.
 
     The score of a decision is the probability of the intent, the threshold the line of its bundle below which a
     message counts as out of scope and is reviewed. Without a model every message is reviewed.
-
-    Attributes:
-        state: of the threshold; it never moves.
-        columns, feature_names: of features; a support task has none.
     """
 
     def __init__(self, task: SupportTask) -> None:
+        super().__init__(SCHEMA)
         self.task = task
-        self.state = ThresholdState(0.0, 0.0)
-        self.columns: list[int] = []
-        self.feature_names: list[str] = []
-        self.schema = SCHEMA
 
     def decide(self, featured: Featured, served: Served) -> pa.RecordBatch:
         """Return one row per message."""
@@ -50,12 +43,11 @@ class SupportDecider:
         line = scorer.line if scorer is not None else None
         scores = [[{"intent": name, "score": score} for name, score in each.intents] for each in read]
         columns = [
-            ids_of(featured, self.task.on), same(self.task.name, count), pa.array(featured.columns.times_ms),
-            names_of(codes), pa.array([each.score for each in read], pa.float64()),
-            pa.array([line if known else None for known in judged], pa.float64()), pa.nulls(count, pa.string()),
-            pa.array([self._reasons(each.is_out_of_scope) for each in read], pa.list_(pa.string())),
-            same(served.bundle, count), same(served.snapshot, count),
-            same(scorer.rung if scorer is not None else "rules", count), pa.array(featured.offsets),
+            *common_columns(
+                self.task, featured, served, codes, pa.array([each.score for each in read], pa.float64()),
+                pa.array([line if known else None for known in judged], pa.float64()),
+                pa.array([self._reasons(each.is_out_of_scope) for each in read], pa.list_(pa.string())),
+            ),
             pa.array([self._intent(each.is_out_of_scope, each.intents) for each in read], pa.string()),
             pa.array(scores, INTENT_SCORES), pa.array([each.is_out_of_scope for each in read], pa.bool_()),
             pa.array([each.priority for each in read], pa.string()),
