@@ -7,6 +7,7 @@ due. The first seconds warm a side up and are left out; before that, an echo tha
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -16,11 +17,9 @@ import msgspec
 import numpy as np
 
 from connectors.kafka.log import KafkaLog
-from models.registry import Registry
-from ops.demo.stage import APP as DEMO
-from ops.demo.stage import BUNDLE
 from ops.simulate import SimulationSettings, simulate
 from tests.bench.kafka_sides import (
+    HERE,
     PARTITIONS,
     READ_MAX,
     START_S_MAX,
@@ -34,12 +33,13 @@ from tests.bench.kafka_sides import (
     process,
     tail,
 )  # fmt: skip
-from tests.bench.measuring import machine, workload
+from tests.bench.measuring import PELTON, machine, workload
 from tests.kafka_broker import fresh
 
+CARD_RISK = HERE / "card_risk.py"
 RATE, LINGER_S, WARM_S = 1000, 0.005, 15.0
 QUIET_S_MAX = 10.0
-SET_ASIDE_MAX = 0.01  # of the demo's stream is late, broken or comes twice
+SET_ASIDE_MAX = 0.01  # of the simulated stream is late, broken or comes twice
 
 
 class Named(msgspec.Struct):
@@ -88,18 +88,22 @@ def latencies(address: str, folder: Path, seconds: float) -> dict[str, Any]:
 
 
 def with_models(address: str, folder: Path, total: int) -> tuple[str, str, list[bytes], Side]:
-    """Return the demo's app with its network and its learner."""
-    made = simulate(SimulationSettings(days=14, events_per_day=total / 13, cards=1_000, terminals=300), folder / "demo")
-    registry = Registry.open(None, folder / "demo" / "registry")
-    registry.promote("risk", registry.add_bundle("risk", BUNDLE, "bench", 0), "bench", 0)
-    registry.close()
-    create_topics(address, DEMO)
+    """Return an app of one key, as "card features" is, with a network of the default size and a learner.
+
+    One epoch of training: what a network takes to answer does not depend on what it knows.
+    """
+    home = folder / "risk"
+    made = simulate(SimulationSettings(days=14, events_per_day=total / 13, cards=1_000, terminals=300), home)
+    streams = ["--data", f"payments_risk={made.payments_path}", f"frauds_risk={made.labels_path}"]
+    command = [*PELTON, "train", str(CARD_RISK), *streams, "--epochs", "1", "--out", str(home / "bundles")]
+    subprocess.run([*command, "--data-folder", str(home)], check=True, stdout=subprocess.DEVNULL)
+    create_topics(address, CARD_RISK)
     lines = [line for line in made.payments_path.read_bytes().splitlines() if is_whole(line)][:total]
-    return "bank.decisions", "payments", lines, pelton(address, DEMO, folder / "demo")
+    return "card_risk.decisions", "payments_risk", lines, pelton(address, CARD_RISK, home)
 
 
 def is_whole(line: bytes) -> bool:
-    """Tell whether a line is an event: the demo's stream has broken ones."""
+    """Tell whether a line is an event: the simulated stream has broken ones."""
     try:
         NAMED.decode(line)
     except msgspec.DecodeError:
