@@ -137,8 +137,8 @@ def _installed(name: str) -> bool:
     return True
 
 
-def open_session(path: Path, threads: int, gpu: Gpu) -> tuple[Any, str]:
-    """Open a model; return the session and what really computes, "cpu" or "cuda"."""
+def open_session(model: Path | bytes, threads: int, gpu: Gpu) -> tuple[Any, str]:
+    """Open a model, a file or its bytes; return the session and what really computes, "cpu" or "cuda"."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -150,9 +150,10 @@ def open_session(path: Path, threads: int, gpu: Gpu) -> tuple[Any, str]:
         onnxruntime.set_default_logger_severity(4)  # a missing CUDA library is told once, by us
         providers.insert(0, "CUDAExecutionProvider")
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        session = onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as problem:  # onnxruntime's exceptions share no base class of their own
-        raise RuntimeRefusedError(f"{path} is not a model that ONNX Runtime can load: {problem}") from None
+        what = "this" if isinstance(model, bytes) else model
+        raise RuntimeRefusedError(f"{what} is not a model that ONNX Runtime can load: {problem}") from None
     # the list of *available* providers names CUDA even where its libraries are missing; this one tells the truth
     provider = "cuda" if "CUDAExecutionProvider" in session.get_providers() else "cpu"
     if gpu == "require" and provider != "cuda":

@@ -11,7 +11,7 @@ CHOSEN, ATTENTION = "chosen_{}", "attention_{}"  # of layer 1, 2, ...
 
 
 class OutputsError(ValueError):
-    """The graph is not of the form that `models.export` writes."""
+    """The graph is not of the form that `models.onnx_export` makes."""
 
 
 def tell_chosen(model: onnx.ModelProto, layers: int) -> None:

@@ -20,9 +20,8 @@ MAY_IMPORT_HEAVY = (
     "models/train/",
     "models/moe/",  # the network: torch modules from top to bottom
     "kernels/moe/",  # the same on a GPU: Triton
-    "models/export_images.py",
-    "models/export_texts.py",
-    "models/export.py",  # turns the trained network into ONNX: the last step of training
+    "models/onnx_export.py",  # turns the trained network into ONNX: the last step of training
+    "models/export",  # of events, texts and images
     "tests/",
 )
 # Loading these runs code that a file brings along.

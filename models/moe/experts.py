@@ -40,7 +40,7 @@ class SparseExperts(nn.Module):
         self.down = nn.Parameter(torch.randn(e, f, d) * (f * 2 * settings.layers) ** -0.5)
         self.shared_up = nn.Parameter(torch.randn(d, 2 * g) * d**-0.5)
         self.shared_down = nn.Parameter(torch.randn(g, d) * (g * 2 * settings.layers) ** -0.5)
-        self.exporting = False  # set by models/export.py: the number of rows per expert is then a run-time value
+        self.exporting = False  # set by models/onnx_export.py: the number of rows per expert is then a run-time value
 
     def forward(
         self, rows: Tensor, allowed: Tensor | None = None, present: Tensor | None = None, per_choice: int = 1

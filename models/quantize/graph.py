@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from models.moe_runtime import open_session
 from models.onnx_outputs import tell_chosen
 
 Float32s = NDArray[np.float32]
@@ -56,7 +56,7 @@ class Graph:
     """A copy of an exported network that may be changed; the experts of a layer are one array each for up and down.
 
     Raises:
-        QuantizeError: it has no sparse layer of the form that `models.export` writes.
+        QuantizeError: it has no sparse layer of the form that `models.onnx_export` makes.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -111,9 +111,7 @@ def visitors(graph: Graph, rows: Float64s) -> list[tuple[Float32s, NDArray[np.in
 
 def run(model: onnx.ModelProto, names: Sequence[str], rows: Float64s) -> list[NDArray[Any]]:
     """Return some outputs for all rows, computed on one thread, a batch at a time."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 4
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session, _ = open_session(model.SerializeToString(), threads=1, gpu="never")
     batches = [rows[first : first + ROWS_AT_ONCE] for first in range(0, len(rows), ROWS_AT_ONCE)]
     parts = [session.run(list(names), {"features": np.ascontiguousarray(batch)}) for batch in batches]
     return [np.concatenate(column) for column in zip(*parts, strict=True)]

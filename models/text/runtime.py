@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +27,7 @@ class OnnxText:
 
     def __init__(self, model: bytes, threads: int = 1) -> None:
         check_one_wheel()
-        with tempfile.TemporaryDirectory(prefix="pelton-") as folder:  # the runtime opens files
-            path = Path(folder) / "moe.onnx"
-            path.write_bytes(model)
-            self._session, self.provider = open_session(path, threads, "never")
+        self._session, self.provider = open_session(model, threads, "never")
         notes = self._session.get_modelmeta().custom_metadata_map
         if TEXT not in notes:
             raise RuntimeRefusedError("the model does not read texts; export it with models.export_texts")

@@ -197,9 +197,9 @@ def _fit(
         out_dir / "network", tell, sizes=sizes, resume=settings.resume,
     )  # fmt: skip
     progress(Stage("export", 0, 1))
-    network, worst = export_images(trained.network, known.pixels[:: -(-len(known) // GATE_IMAGES)])
-    progress(Stage("export", 1, 1, f"{len(network) / 1e6:.1f} MB, equal to torch within {worst:.0e}"))
-    return network, float(trained.report.get("seconds", 0.0))
+    exported = export_images(trained.network, known.pixels[:: -(-len(known) // GATE_IMAGES)])
+    progress(Stage("export", 1, 1, exported.in_words()))
+    return exported.file, float(trained.report.get("seconds", 0.0))
 
 
 def _version(package: str) -> str | None:

@@ -122,9 +122,8 @@ def _export(trained: Trained, task: str, known: Dataset, path: Path, progress: P
     from models.export import export
 
     progress(Stage("export", 0, 1))
-    report = export(trained.network, path, known.features[:: -(-len(known) // GATE_ROWS)], task=task)
-    worst = max(report.differences.values())
-    progress(Stage("export", 1, 1, f"{report.size_bytes / 1e6:.1f} MB, equal to torch within {worst:.0e}"))
+    exported = export(trained.network, path, known.features[:: -(-len(known) // GATE_ROWS)], task=task)
+    progress(Stage("export", 1, 1, exported.in_words()))
 
 
 def remembered(report_path: Path, task: str) -> bytes:

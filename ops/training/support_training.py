@@ -195,11 +195,11 @@ def _fit(
     )  # fmt: skip
     trained = fit({task.name: data}, wanted, out_dir / "network", tell, sizes=sizes, resume=settings.resume)
     progress(Stage("export", 0, 1))
-    network, worst = export_texts(
+    exported = export_texts(
         trained.network, inputs.rows(np.arange(0, len(known), -(-len(known) // GATE_MESSAGES)))
     )
-    progress(Stage("export", 1, 1, f"{len(network) / 1e6:.1f} MB, equal to torch within {worst:.0e}"))
-    return pieces, inputs, network
+    progress(Stage("export", 1, 1, exported.in_words()))
+    return pieces, inputs, exported.file
 
 
 def _calibrated(

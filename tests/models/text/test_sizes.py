@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from models.export import LARGEST_BYTES
 from models.moe.network import MoENetwork
 from models.moe.settings import MoESettings
 from models.moe.text import TextSettings
+from models.onnx_export import LARGEST_BYTES
 from models.text.inputs import TextInputs
 from models.train.texts import TextChoices, TextData
 from ops.training.support_training import SIZES, SIZES_QUICK
