@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from models.features import FeatureSpec
 from models.moe.network import MoENetwork, cut_out
-from models.onnx_export import Exported, ExportError, Form, check_size, checked, to_onnx
+from models.onnx_export import Exported, ExportError, Form, Probes, check_size, checked, to_onnx
 
 BATCHES = (1, 7, 64)
 FORM = Form(lambda network, features: (network.logits(features),), {"features": ["events"]}, ["logits"], by_size=False)
@@ -33,21 +33,18 @@ def export(
     """
     network = cut_out(network, task).cpu().eval()
     specs = network.encoders[0].specs
-    cases = probes(rows, specs, np.random.default_rng(seed))
+    tried = probes(rows, specs, np.random.default_rng(seed))
     check_size(sum(array.nbytes for array in network.state_dict().values()))  # at once, not after the export
     sample = torch.zeros(3, len(specs), dtype=torch.float64)
     model = to_onnx(network, FORM, [sample], {"pelton.columns": [asdict(spec) for spec in specs]})
-    routed = {f"batch {n}": [cases["nulls"][0][:n]] for n in BATCHES}
-    exported = checked(network, model, FORM, cases, routed)
+    exported = checked(network, model, FORM, tried)
     fresh = path.with_suffix(".new")
     fresh.write_bytes(exported.file)
     fresh.replace(path)
     return exported
 
 
-def probes(
-    rows: NDArray[np.float64], specs: Sequence[FeatureSpec], chance: np.random.Generator
-) -> dict[str, list[NDArray[np.float64]]]:
+def probes(rows: NDArray[np.float64], specs: Sequence[FeatureSpec], chance: np.random.Generator) -> Probes:
     """Build the gate's inputs: real rows in several batch sizes, with nulls, all null, far out, unseen categories."""
     if not len(rows):
         raise ExportError("the parity gate got no feature rows; give it at least one")
@@ -57,4 +54,4 @@ def probes(
     far = np.where(categories, chance.integers(0, 1 << 32, picked.shape), chance.normal(size=picked.shape) * 1e9)
     cases = {f"batch {n}": picked[:n] for n in BATCHES}
     cases |= {"nulls": nulls, "all null": np.full_like(picked[:7], np.nan), "far out": far}
-    return {name: [case] for name, case in cases.items()}
+    return Probes({name: [case] for name, case in cases.items()}, {f"batch {n}": [nulls[:n]] for n in BATCHES})

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from models.moe.image import read_images
 from models.moe.network import MoENetwork, cut_out
-from models.onnx_export import Exported, ExportError, Form, checked, to_onnx
+from models.onnx_export import Exported, ExportError, Form, Probes, checked, to_onnx
 
 Pixels = NDArray[np.uint8]
 BATCHES = (1, 3, 8)
@@ -34,6 +34,11 @@ def export_images(network: MoENetwork, pixels: Pixels, task: str | None = None) 
         raise ExportError("the parity gate got no images; give it at least one")
     network = cut_out(network, task).cpu().eval()
     model = to_onnx(network, FORM, [torch.from_numpy(pixels[:1]).repeat(3, 1, 1, 1)], {})
+    return checked(network, model, FORM, probes(pixels))
+
+
+def probes(pixels: Pixels) -> Probes:
+    """Build the gate's inputs: real images in several batch sizes, random ones, hard edges, nothing at all."""
     chance = np.random.default_rng(0)
     shape = (max(BATCHES), *pixels.shape[1:])
     picked = pixels[chance.integers(0, len(pixels), shape[0])]
@@ -43,4 +48,4 @@ def export_images(network: MoENetwork, pixels: Pixels, task: str | None = None) 
         "black and white": np.where(chance.random(shape) < 0.5, 0, 255).astype(np.uint8),
         "flat": np.full(shape, 127, np.uint8),
     }
-    return checked(network, model, FORM, real | {name: [images] for name, images in others.items()}, {})
+    return Probes(real | {name: [images] for name, images in others.items()}, real)

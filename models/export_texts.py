@@ -14,7 +14,8 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from models.moe.network import MoENetwork, cut_out
-from models.onnx_export import Exported, ExportError, Form, checked, to_onnx
+from models.moe.text import TextSettings
+from models.onnx_export import Exported, ExportError, Form, Probes, checked, to_onnx
 from models.text.inputs import TextInputs
 from models.text.runtime import NAMES, TEXT
 
@@ -48,14 +49,30 @@ def export_texts(network: MoENetwork, inputs: TextInputs, task: str | None = Non
     sample = [torch.zeros(3, columns, dtype=torch.int64) for columns in (5, 6, 7)]
     model = to_onnx(network, FORM, sample, {TEXT: asdict(encoder.text)})
     _halve_table(model)
-    chance, text = np.random.default_rng(0), encoder.text
+    return checked(network, model, FORM, probes(inputs, encoder.text))
+
+
+def probes(inputs: TextInputs, text: TextSettings) -> Probes:
+    """Build the gate's inputs: real messages in several batch sizes, empty ones, random ones."""
+    chance = np.random.default_rng(0)
     real = [inputs.rows(chance.integers(0, len(inputs.words), count)) for count in BATCHES]
     cases = {f"batch {len(each.words)}": each for each in real}
-    cases["one after another, one by itself"] = inputs.rows(np.array([0]))
+    cases["the first one"] = inputs.rows(np.array([0]))
     cases["empty"] = TextInputs(*(np.zeros((2, 1), np.int64) for _ in NAMES))
     words, letters = (chance.integers(0, text.buckets + 1, (4, 300)) for _ in range(2))
     cases["random"] = TextInputs(words, letters, chance.integers(0, text.pieces, (4, text.pieces_max)))
-    return checked(network, model, FORM, cases, {})
+    routed = {f"batch {len(each.words)}": _padded(each, text.pieces_max) for each in real}
+    return Probes(cases, routed)
+
+
+def _padded(inputs: TextInputs, pieces_max: int) -> TextInputs:
+    """Let padding follow every message, and let one that has others beside it be nothing but padding."""
+    pieces = np.zeros((len(inputs.pieces), pieces_max), np.int64)
+    kept = inputs.pieces[:, : pieces_max - 1]
+    pieces[:, : kept.shape[1]] = kept
+    if len(pieces) > 1:
+        pieces[-1] = 0
+    return inputs._replace(pieces=pieces)
 
 
 def _halve_table(model: onnx.ModelProto) -> None:

@@ -54,6 +54,20 @@ class Form:
 
 
 @dataclass(frozen=True)
+class Probes:
+    """What a graph is tried on.
+
+    Attributes:
+        cases: inputs by name.
+        routed: those that routers bent to hard cases get, too: a batch of one among them, and padding where there is
+            such a thing.
+    """
+
+    cases: Mapping[str, Inputs]
+    routed: Mapping[str, Inputs]
+
+
+@dataclass(frozen=True)
 class Exported:
     """A file that passed the gate.
 
@@ -170,29 +184,29 @@ def check_size(size_bytes: int) -> None:
         )
 
 
-def checked(
-    network: MoENetwork, model: onnx.ModelProto, form: Form, cases: Mapping[str, Inputs], routed: Mapping[str, Inputs]
-) -> Exported:
-    """Return the file if it computes what torch does: on the given inputs, and where routing is hard.
+def checked(network: MoENetwork, model: onnx.ModelProto, form: Form, probes: Probes) -> Exported:
+    """Return the file if it computes what torch does.
+
+    It is tried with the routers as they are, then with routers bent so that ties, idle and crowded experts are sure to
+    occur.
 
     Args:
         network: that the graph was made of.
         model: the graph.
         form: of it.
-        cases: what the graph is tried on, by name.
-        routed: what it is tried on with bent routers, so that ties, idle and crowded experts are sure to occur.
+        probes: inputs to try it on.
 
     Raises:
         ExportError: the file would be over 12 MB, or an answer differs by more than 1e-5 from torch.
     """
     onnx.checker.check_model(model)
     check_size(model.ByteSize())
-    differences = _differences(network, model, form, cases)
+    differences = _differences(network, model, form, probes.cases)
     for name, bend in (("ties", _tie), ("an empty expert", _empty), ("all to one expert", _crowd)):
         bent = copy.deepcopy(network)
         for router in bent.routers():
             bend(router)
-        hard = {f"{name}, {case}": inputs for case, inputs in routed.items()}
+        hard = {f"{name}, {case}": inputs for case, inputs in probes.routed.items()}
         differences |= _differences(bent, _with_routers_of(bent, network, model), form, hard)
     worst = max(differences, key=lambda name: differences[name])
     if not differences[worst] <= LARGEST_DIFFERENCE:
