@@ -1,9 +1,9 @@
 """Texts to tokens, and the head that tells intents and priorities.
 
-A message is read twice. As a bag: its runs of words and of letters, hashed to rows of a table, are summed up in the
-summary token; frequent runs count less. As a sequence: byte-pair pieces, each of which first looks at its neighbours
-and at a few memory tokens, then at everything, in the trunk. The bag knows which words belong to which intent after a
-few examples; the sequence knows their order.
+A message is read twice. As a bag: its runs of words and of letters and its pairs of words, hashed to rows of a table,
+are summed up in the summary token; frequent ones count less. As a sequence: byte-pair pieces, each of which first looks
+at its neighbours and at a few memory tokens, then at everything, in the trunk. The bag knows which words go with which
+intent after a few examples; the sequence knows their order.
 
 Letters: n messages, g grams of a message, p pieces, m memory tokens, t = 1 + m + p tokens, d width, h heads, c classes.
 Sources: bag: Joulin et al. 2016 (arXiv:1607.01759), section 2; letters within words: Bojanowski et al. 2016
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.moe.settings import MoESettings
+from models.text.grams import PAIRS_APART
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class TextSettings:
 
     Attributes:
         buckets: rows of the table of grams.
+        pairs_apart: words between those that are read as pairs, at most.
         pieces: how many byte-pair pieces there are, padding included.
         pieces_max: pieces of a message that are read.
         window: how many pieces to each side a piece looks at before the trunk.
@@ -34,6 +36,7 @@ class TextSettings:
     """
 
     buckets: int = 20_480
+    pairs_apart: int = PAIRS_APART
     pieces: int = 2_048
     pieces_max: int = 96
     window: int = 4

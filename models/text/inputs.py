@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.text.grams import gram_rows
+from models.text.grams import PAIRS_APART, gram_rows
 from models.text.pieces import Pieces
 
 Int64s = NDArray[np.int64]
@@ -18,7 +18,7 @@ class TextInputs(NamedTuple):
     """n messages, each array (n, as many as the longest has), 0 behind the end.
 
     Attributes:
-        words, letters: rows of the tables of grams, from 1 on.
+        words, letters: rows of the table of grams, from 1 on; pairs of words are among the words.
         pieces: byte-pair pieces.
     """
 
@@ -31,9 +31,11 @@ class TextInputs(NamedTuple):
         return TextInputs(*(_narrowed(each[chosen]) for each in self))
 
 
-def make_inputs(cleaned: Sequence[str], pieces: Pieces, pieces_max: int, buckets: int) -> TextInputs:
+def make_inputs(
+    cleaned: Sequence[str], pieces: Pieces, pieces_max: int, buckets: int, apart: int = PAIRS_APART
+) -> TextInputs:
     """Return the inputs of normalised texts."""
-    words, letters = gram_rows(cleaned, buckets)
+    words, letters = gram_rows(cleaned, buckets, apart)
     return TextInputs(words, letters, pieces.rows(cleaned, pieces_max))
 
 

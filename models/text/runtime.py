@@ -20,6 +20,7 @@ class OnnxText:
     Attributes:
         provider: what really computes: "cpu" or "cuda".
         buckets, pieces_max: rows of its table of grams, and how many pieces of a message it takes.
+        pairs_apart: words between those that it reads as pairs; 0 of a network that was trained without pairs.
 
     Raises:
         RuntimeRefusedError: it is no model that can be served here.
@@ -33,6 +34,7 @@ class OnnxText:
             raise RuntimeRefusedError("the model does not read texts; export it with models.export_texts")
         told = json.loads(notes[TEXT])
         self.buckets, self.pieces_max = int(told["buckets"]), int(told["pieces_max"])
+        self.pairs_apart = int(told.get("pairs_apart", 0))
 
     def logits(self, inputs: TextInputs) -> NDArray[np.float64]:
         """Return (messages, classes) logits.

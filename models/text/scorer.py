@@ -124,7 +124,7 @@ class SupportScorer:
         logits = np.zeros((len(cleaned), kinds + len(self.settings.priorities)))
         for first in range(0, len(cleaned), AT_ONCE):
             some, network = cleaned[first : first + AT_ONCE], self._network
-            inputs = make_inputs(some, self._pieces, network.pieces_max, network.buckets)
+            inputs = make_inputs(some, self._pieces, network.pieces_max, network.buckets, network.pairs_apart)
             logits[first : first + AT_ONCE] = network.logits(inputs)
         return softmax(logits[:, :kinds] / temperature), softmax(logits[:, kinds:])
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.text.calibration import fit_line, fit_temperature, log_loss_of
-from models.text.grams import gram_rows, word_grams
-from models.text.words import char_grams, normalised
+from models.text.grams import PAIRS_MAX, WORDS_MAX, gram_rows, word_grams, word_pairs
+from models.text.words import char_grams, normalised, stem, words_of
 
 
 @settings(max_examples=100, deadline=None)
@@ -21,14 +21,37 @@ def test_a_normalised_text_is_bounded_and_stays_as_it_is(text, chars_max):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.text(max_size=40), min_size=1, max_size=4), st.integers(1, 1000))
-def test_rows_of_grams_are_their_hashes_sorted_and_padded(texts, buckets):
-    words, letters = gram_rows(texts, buckets)
-    for rows, kind, grams_of in ((words, "w", word_grams), (letters, "l", lambda text: char_grams(text, 2, 5))):
+@given(st.lists(st.text(max_size=40), min_size=1, max_size=4), st.integers(1, 1000), st.integers(0, 5))
+def test_rows_of_grams_are_their_hashes_sorted_and_padded(texts, buckets, apart):
+    words, letters = gram_rows(texts, buckets, apart)
+    kinds = {
+        "words": (
+            words,
+            lambda text: ["w" + gram for gram in word_grams(text)] + ["p" + p for p in pairs(text, apart)],
+        ),
+        "letters": (letters, lambda text: ["l" + gram for gram in char_grams(text, 2, 5)]),
+    }
+    for rows, grams_of in kinds.values():
         for text, row in zip(texts, rows, strict=True):
-            expected = sorted({1 + crc32((kind + gram).encode("utf-8", "surrogatepass")) % buckets
-                               for gram in grams_of(text)})  # fmt: skip
+            expected = sorted({1 + crc32(gram.encode("utf-8", "surrogatepass")) % buckets for gram in grams_of(text)})
             assert row.tolist() == expected + [0] * (len(row) - len(expected))
+
+
+def pairs(text, apart):
+    stems = [stem(word) for word in words_of(text)]
+    places = [(i, j) for j in range(len(stems)) for i in range(j) if j - i <= apart and stems[i] != stems[j]]
+    return [" ".join(sorted((stems[i], stems[j]))) for i, j in places]
+
+
+def test_pairs_of_words_do_not_depend_on_which_came_first():
+    assert set(word_pairs("card lost")) == set(word_pairs("lost cards")) == {"card lost"}
+    assert word_pairs("card of mine", apart=1) == ["card of", "mine of"]
+    assert word_pairs("lost lost", apart=3) == word_pairs("lost", apart=3) == word_pairs("a b", apart=0) == []
+
+
+def test_a_long_message_has_no_more_rows_than_are_read():
+    words, _ = gram_rows([" ".join(f"w{place}" for place in range(4000))], 1 << 30)
+    assert words.shape == (1, WORDS_MAX + PAIRS_MAX)
 
 
 def test_the_temperature_is_the_best_of_all_that_are_tried():
