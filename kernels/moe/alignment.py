@@ -84,6 +84,13 @@ def plan_kernel(
     tl.store(size + b, tl.where(used, tl.minimum(left, ROWS), 0), mask=b < blocks)
 
 
+@triton.jit
+def slot_of(ids, t, j, live, e, K: tl.constexpr):
+    """Read whom rows visit in slot j: (ROWS,) experts, -1 behind the end; and (ROWS, E_PADDED) if it is expert e."""
+    mine = tl.load(ids + t.to(tl.int64) * K + j, mask=live, other=-1)
+    return mine, mine[:, None] == e[None, :]
+
+
 @triton.jit(do_not_specialize=["n"])
 def order_kernel(
     ids,  # (n, K)
@@ -102,13 +109,13 @@ def order_kernel(
     live = t < n
     visits = tl.zeros((ROWS, E_PADDED), tl.int32)  # 0 or 1: the experts of a row are all different
     for j in tl.static_range(K):
-        mine = tl.load(ids + t.to(tl.int64) * K + j, mask=live, other=-1)
-        visits += (mine[:, None] == e[None, :]).to(tl.int32)
+        _, hit = slot_of(ids, t, j, live, e, K)
+        visits += hit.to(tl.int32)
     base = tl.load(bases + part * E + e, mask=e < E, other=0)
     place = base[None, :] + tl.cumsum(visits, axis=0) - visits
     for j in tl.static_range(K):
-        mine = tl.load(ids + t.to(tl.int64) * K + j, mask=live, other=-1)
-        spot = tl.sum(tl.where(mine[:, None] == e[None, :], place, 0), axis=1)
+        mine, hit = slot_of(ids, t, j, live, e, K)
+        spot = tl.sum(tl.where(hit, place, 0), axis=1)
         tl.store(order + spot, t * K + j, mask=live & (mine < E))  # E: padding
 
 
@@ -128,8 +135,8 @@ def count_kernel(
     e = tl.arange(0, E_PADDED)
     visits = tl.zeros((E_PADDED,), tl.int32)
     for j in tl.static_range(K):
-        mine = tl.load(ids + t.to(tl.int64) * K + j, mask=t < n, other=-1)
-        visits += tl.sum((mine[:, None] == e[None, :]).to(tl.int32), axis=0)
+        _, hit = slot_of(ids, t, j, t < n, e, K)
+        visits += tl.sum(hit.to(tl.int32), axis=0)
     tl.store(counts + part * E + e, visits, mask=e < E)
 
 

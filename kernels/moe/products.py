@@ -23,6 +23,33 @@ def tile_of(pointers, inside, WHOLE: tl.constexpr, WIDEN: tl.constexpr):
     return x
 
 
+@triton.jit
+def product_of(
+    x_at,  # (ROWS, 1) where each row begins
+    matrix,  # (F, D)
+    c,  # (COLUMNS,) of the matrix
+    F: tl.constexpr,
+    D: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """Multiply a tile of rows of F numbers by some columns of a matrix: (ROWS, COLUMNS) fp32."""
+    k = tl.arange(0, DEPTH)
+    x_at += k[None, :]
+    w_at = matrix + k[:, None] * D + c[None, :]
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    DEEP: tl.constexpr = F % DEPTH == 0
+    WHOLE: tl.constexpr = DEEP and D % COLUMNS == 0
+    for start in range(0, F, DEPTH):
+        inside = (start + k < F)[:, None] & (c < D)[None, :]
+        x = tile_of(x_at + start, (start + k < F)[None, :], DEEP, WIDEN)
+        total = tl.dot(x, tile_of(w_at + start * D, inside, WHOLE, WIDEN), total, input_precision=PRECISION)
+    return total
+
+
 @triton.jit(do_not_specialize=["n"])
 def up_kernel(
     rows,  # (n, D)
@@ -105,16 +132,9 @@ def down_kernel(
     spot = tl.load(first + block) + tl.where(live, m, 0)
     visit = tl.load(order + spot)
     c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    k = tl.arange(0, DEPTH)
-    x_at = hidden + spot[:, None].to(tl.int64) * F + k[None, :]
-    w_at = down + tl.load(expert + block).to(tl.int64) * (F * D) + k[:, None] * D + c[None, :]
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    DEEP: tl.constexpr = F % DEPTH == 0
-    WHOLE: tl.constexpr = DEEP and D % COLUMNS == 0
-    for start in range(0, F, DEPTH):
-        inside = (start + k < F)[:, None] & (c < D)[None, :]
-        x = tile_of(x_at + start, (start + k < F)[None, :], DEEP, WIDEN)
-        total = tl.dot(x, tile_of(w_at + start * D, inside, WHOLE, WIDEN), total, input_precision=PRECISION)
+    x_at = hidden + spot[:, None].to(tl.int64) * F
+    matrix = down + tl.load(expert + block).to(tl.int64) * (F * D)
+    total = product_of(x_at, matrix, c, F, D, PRECISION, WIDEN, ROWS, COLUMNS, DEPTH)
     total *= tl.load(weights + visit)[:, None]
     at = answers + visit[:, None].to(tl.int64) * D + c[None, :]
     tl.store(at, total, mask=live[:, None] & (c < D)[None, :])
@@ -141,16 +161,8 @@ def combine_kernel(
     t = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     live = t < n
     c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    k = tl.arange(0, DEPTH)
-    x_at = hidden + tl.where(live, t, 0)[:, None].to(tl.int64) * G + k[None, :]
-    w_at = down + k[:, None] * D + c[None, :]
-    shared = tl.zeros((ROWS, COLUMNS), tl.float32)
-    DEEP: tl.constexpr = G % DEPTH == 0
-    WHOLE: tl.constexpr = DEEP and D % COLUMNS == 0
-    for start in range(0, G, DEPTH):
-        inside = (start + k < G)[:, None] & (c < D)[None, :]
-        x = tile_of(x_at + start, (start + k < G)[None, :], DEEP, WIDEN)
-        shared = tl.dot(x, tile_of(w_at + start * D, inside, WHOLE, WIDEN), shared, input_precision=PRECISION)
+    x_at = hidden + tl.where(live, t, 0)[:, None].to(tl.int64) * G
+    shared = product_of(x_at, down, c, G, D, PRECISION, WIDEN, ROWS, COLUMNS, DEPTH)
     inside = live[:, None] & (c < D)[None, :]
     routed = tl.zeros((ROWS, COLUMNS), tl.float32)
     for j in tl.static_range(K):  # in the order of choice, always: no atomics, the same bits on every run

@@ -45,6 +45,12 @@ def lowered(x_at, matrix, c, F: tl.constexpr, D: tl.constexpr, COLUMNS: tl.const
 
 
 @triton.jit
+def matrix_of(matrices, at, E: tl.constexpr, SIZE: tl.constexpr):
+    """Find the matrix of the expert whose number stands there; E stands for padding, whose weight is 0."""
+    return matrices + tl.minimum(tl.load(at), E - 1).to(tl.int64) * SIZE
+
+
+@triton.jit
 def small_up_kernel(
     rows,  # (n, D)
     up,  # (e, D, 2F)
@@ -65,9 +71,7 @@ def small_up_kernel(
     x_at = rows + t * D
     at = hidden + t * (K * F + G) + slot * F + c
     if slot < K:
-        matrix = up + tl.minimum(tl.load(ids + t * K + slot), E - 1).to(tl.int64) * (
-            D * 2 * F
-        )  # E is padding, weight 0
+        matrix = matrix_of(up, ids + t * K + slot, E, D * 2 * F)
         tl.store(at, gated(x_at, matrix, c, D, F, COLUMNS, DEPTH), mask=c < F)
     else:
         tl.store(at, gated(x_at, shared_up, c, D, G, COLUMNS, DEPTH), mask=c < G)
@@ -95,7 +99,7 @@ def small_down_kernel(
     x_at = hidden + t * (K * F + G)
     total = tl.zeros((COLUMNS,), tl.float32)
     for j in tl.static_range(K):
-        matrix = down + tl.minimum(tl.load(ids + t * K + j), E - 1).to(tl.int64) * (F * D)
+        matrix = matrix_of(down, ids + t * K + j, E, F * D)
         total += tl.load(weights + t * K + j) * lowered(x_at + j * F, matrix, c, F, D, COLUMNS, DEPTH)
     total += lowered(x_at + K * F, shared_down, c, G, D, COLUMNS, DEPTH)
     tl.store(out + t * D + c, total.to(out.dtype.element_ty), mask=c < D)
