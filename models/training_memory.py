@@ -38,12 +38,13 @@ class Curves(msgspec.Struct, frozen=True):
 
 
 class TrainingMemory(msgspec.Struct, frozen=True):
-    """See `models.train.report`; what is not named here is left out."""
+    """See `models.train.report`; what is not named here is left out. `experts`: those that the task may visit."""
 
     epochs: list[Epoch]
     best_epoch: int
     steps: int
     curves: Curves | None = None
+    experts: list[int] | None = None
 
     @property
     def best(self) -> Epoch:

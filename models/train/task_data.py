@@ -93,6 +93,42 @@ class TaskData(Protocol):
         """Judge the network on data that it does not learn."""
 
 
+class Repeated:
+    """A `TaskData` that goes several times through the data of another in one epoch, each time as in an epoch."""
+
+    def __init__(self, data: TaskData, passes: int) -> None:
+        self._data, self._passes = data, passes
+        self.figure, self.weight = data.figure, data.weight
+        self.steps_per_epoch = passes * data.steps_per_epoch
+
+    def identity(self) -> dict[str, Any]:
+        """Tell how often, too."""
+        return self._data.identity() | {"passes": self._passes}
+
+    def steps(self, epoch: int, first: int) -> Iterator[Sequence[Batch]]:
+        """Give the steps of one epoch of the data after another."""
+        done, first = divmod(first, self._data.steps_per_epoch)
+        for each in range(epoch * self._passes + done, (epoch + 1) * self._passes):
+            yield from self._data.steps(each, first)
+            first = 0
+
+    def branch(self, experts: Sequence[int] | None) -> Branch:
+        """Return encoder and head of the data."""
+        return self._data.branch(experts)
+
+    def start(self, encoder: nn.Module, head: nn.Module) -> None:
+        """Put into them what the data knows before the first step."""
+        self._data.start(encoder, head)
+
+    def loss(self, output: Any, batch: Batch) -> Tensor:
+        """Return the loss of the data."""
+        return self._data.loss(output, batch)
+
+    def validate(self, predict: Predict) -> Validation:
+        """Judge by the data."""
+        return self._data.validate(predict)
+
+
 def on_device(tree: Any, device: torch.device) -> Any:
     """Copy arrays, in whatever they are packed, to a device as tensors."""
     if isinstance(tree, dict):

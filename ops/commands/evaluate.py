@@ -1,11 +1,14 @@
 """`pelton evaluate`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Option
 
-from ops.commands.options import EPOCHS, App, Data, DataFolder, TaskOption
+from ops.commands.options import App, Data, DataFolder
+
+ALL = "all"
 
 
 def _time(name: str, what: str) -> Any:
@@ -15,10 +18,18 @@ def _time(name: str, what: str) -> Any:
 def evaluate(
     app: App,
     data: Data,
-    task: TaskOption = None,
+    task: Annotated[
+        str | None,
+        Option(metavar="TASK", help="Which task, if the app has several, or all of them.", show_default=False),
+    ] = None,
     bundle: Annotated[
         str | None,
-        Option(metavar="DIR|ID", help="What to judge; else one is trained as of the test.", show_default=False),
+        Option(
+            metavar="DIR|ID",
+            show_default=False,
+            help="What to judge, or where pelton train wrote it; else one is trained as of the test, of all tasks what "
+            "serves.",
+        ),
     ] = None,
     train_start: Annotated[str | None, _time("--train-start", "Earlier events only fill the windows.")] = None,
     train_end: Annotated[str | None, _time("--train-end", "Later events are not learned from.")] = None,
@@ -33,7 +44,7 @@ def evaluate(
     out: Annotated[Path, Option("--out", "--plots", metavar="DIR", help="Where report and plots go.")] = Path(
         "evaluation"
     ),
-    baseline: Annotated[bool, Option(help="Train gradient boosting on the same features beside it.")] = True,
+    baseline: Annotated[bool, Option(help="Judge gradient boosting, or TF-IDF, beside it.")] = True,
     epochs: Annotated[
         int | None,
         Option(min=1, help="Of the network, if one is trained: 8, 60 on images, 10 on texts.", show_default=False),
@@ -48,102 +59,79 @@ def evaluate(
     ] = None,
     data_folder: DataFolder = None,
 ) -> None:
-    """Judge models on days they have not seen, beside gradient boosting; on images, with heat maps.
+    """Judge models on days they have not seen, beside a baseline that learns the same history.
+
+    That is gradient boosting on the same features, TF-IDF on the same messages, or boosting on edges and brightness of
+    the same images. --task all judges every task of the app that has a bundle, one table after another.
 
     \b
     For example: pelton evaluate bank.py --data payments.jsonl frauds.jsonl
                  pelton evaluate bank.py --data payments.jsonl frauds.jsonl --test-start 2026-03-01 --plots plots
+                 pelton evaluate all.py --data *.jsonl --task all --bundle bundles
     """
-    from ops.inputs import open_inputs
-    from ops.served import find_bundle
-    from ops.settings import Settings
     from ops.times import read_time
-    from ops.training.by_kind import epochs_of
     from ops.training.evaluating import Days
-    from ops.training.evaluation import EvaluationSettings
+    from ops.training.found import EvaluationSettings
     from ops.training.training import TrainingSettings
-    from pipeline.app import Task
-    from pipeline.defects import DefectTask
-    from pipeline.loading import load_app
 
-    loaded, settings = load_app(app), Settings.read(data_folder)
     days = Days(
         read_time(train_start), read_time(train_end), read_time(test_start), read_time(test_end), exclude_compromised,
         read_time(compromised_since),
     )  # fmt: skip
-    opened, asked = open_inputs(loaded, data), loaded.task(task)
-    judged = find_bundle(loaded, settings, bundle) if bundle is not None else None
-    if not isinstance(asked, Task):
-        training = TrainingSettings(epochs=epochs or epochs_of(asked), seed=seed, quick=quick)
-        if isinstance(asked, DefectTask):
-            _defects(loaded, asked, opened, days, out, judged, masks, settings, training)
-        else:
-            _support(loaded, asked, opened, days, out, judged, baseline, settings, training)
+    training = TrainingSettings(epochs=epochs, seed=seed, quick=quick)
+    _evaluate(
+        app, data, task, bundle, days, EvaluationSettings(baseline, True, training, seed, masks), out, data_folder
+    )
+
+
+def _evaluate(
+    app: str, data: list[str], task: str | None, bundle: str | None, days: Any, wanted: Any, out: Path,
+    data_folder: Path | None,
+) -> None:  # fmt: skip
+    """Judge the task that was asked for, or all."""
+    from ops.inputs import open_inputs
+    from ops.settings import Settings
+    from ops.terminal import heading, note, say
+    from ops.training.judging import bundle_for, bundles_to_judge
+    from pipeline.loading import load_app
+
+    loaded, settings = load_app(app), Settings.read(data_folder)
+    opened = open_inputs(loaded, data)
+    if task != ALL or ALL in [each.name for each in loaded.tasks]:
+        asked = loaded.task(task)
+        judged = bundle_for(loaded, settings, asked, bundle) if bundle is not None else None
+        _judge(loaded, asked, opened, days, out, judged, wanted, settings)
         return
-    training = TrainingSettings(epochs=epochs or EPOCHS, seed=seed, quick=quick)
-    _events(loaded, asked, opened, days, out, judged, EvaluationSettings(baseline, True, training, seed), settings)
+    several, left_out = bundles_to_judge(loaded, settings, opened, bundle)
+    for name, why in left_out.items():
+        note(f"{name} is left out: {why}")
+    for number, (each, its) in enumerate(several):
+        say(("\n" if number else "") + heading(each.name))
+        own_days = replace(days, exclude_compromised=days.exclude_compromised and each.entity is not None)
+        _judge(loaded, each, opened, own_days, out / each.name, its, wanted, settings)
 
 
-def _events(
-    loaded: Any, chosen: Any, opened: Any, days: Any, out: Path, judged: Any, wanted: Any, settings: Any
-) -> None:
+def _judge(loaded: Any, task: Any, opened: Any, days: Any, out: Path, bundle: Any, wanted: Any, settings: Any) -> None:
+    """Judge one task and print what was found."""
     from ops.extras import BASELINE, NETWORK, PLOTS, need
     from ops.terminal import note, ready_kernels, say, stages, table
-    from ops.training.evaluating import evaluate_files
+    from ops.training.judging import judge
+    from ops.views.network import load_table
 
-    if judged is None and chosen.model is not None:
+    if bundle is None and task.model is not None and getattr(task, "intent", task.label) is not None:
         need(NETWORK, "the network is trained with it; --bundle judges one that is there")
-    need(BASELINE * wanted.baseline, "gradient boosting needs it; --no-baseline leaves that out")
+    need(BASELINE * wanted.baseline, "the baseline needs it; --no-baseline leaves that out")
     need(PLOTS, "plots are drawn with it")
     ready_kernels()
     tokeniser, _ = settings.secrets(loaded, make=True)
     with stages() as step:
-        found = evaluate_files(loaded, chosen, opened, days, out, judged, wanted, step, tokeniser)
-    say(f"{found.events:,} events judged, {found.positives:,} positive, {found.left_out:,} left out; "
-        + ", ".join(f"{name} {value}" for name, value in found.protocol.in_words().items()))  # fmt: skip
-    table(*found.table())
-    for each in found.notes:
-        note(each)
-    say(f"bundle {found.bundle}; report {found.report_path}" + "".join(f", {path}" for path in found.plots.values()))
-
-
-def _defects(
-    loaded: Any, task: Any, opened: Any, days: Any, out: Path, bundle: Any, masks: Path | None, settings: Any,
-    training: Any,
-) -> None:  # fmt: skip
-    from ops.extras import NETWORK, PLOTS, need
-    from ops.terminal import facts, note, ready_kernels, say, stages, table
-    from ops.training.defect_evaluation import evaluate_defects
-
-    need(NETWORK if bundle is None else (), "the network is trained with it; --bundle judges one that is there")
-    need(PLOTS, "plots are drawn with it")
-    ready_kernels()
-    tokeniser, _ = settings.secrets(loaded, make=True)
-    with stages() as step:
-        found = evaluate_defects(loaded, task, opened, days, out, bundle, training, masks, step, tokeniser)
-    say(f"{found.images:,} images judged, {found.masks:,} of them with a mask")
-    if found.unread:
-        note(f"{found.unread:,} images lie where they could not be read; they are left out")
-    table(*found.table())
-    facts([(name, f"{value:.4f}") for name, value in found.figures.items()])
-    say(f"bundle {found.bundle}; report {found.report_path}" + "".join(f", {path}" for path in found.plots.values()))
-
-
-def _support(
-    loaded: Any, task: Any, opened: Any, days: Any, out: Path, bundle: Any, baseline: bool, settings: Any, training: Any
-) -> None:
-    from ops.extras import BASELINE, NETWORK, PLOTS, need
-    from ops.terminal import ready_kernels, say, stages, table
-    from ops.training.support_evaluation import evaluate_support
-
-    trains = bundle is None and task.intent is not None
-    need(NETWORK if trains else (), "the network is trained with it; --bundle judges one that is there")
-    need(BASELINE * baseline, "TF-IDF needs it; --no-baseline leaves that out")
-    need(PLOTS, "plots are drawn with it")
-    ready_kernels()
-    tokeniser, _ = settings.secrets(loaded, make=True)
-    with stages() as step:
-        found = evaluate_support(loaded, task, opened, days, out, bundle, training, baseline, step, tokeniser)
-    say(f"{found.messages:,} messages judged")
-    table(*found.table())
+        found = judge(loaded, task, opened, days, out, bundle, wanted, step, tokeniser)
+    say(found.summary())
+    for each in found.tables():
+        table(*each)
+    if found.experts is not None:
+        say(f"experts, as counted in {found.experts.where}:")
+        table(*load_table(found.experts.visits))
+    for told in found.notes:
+        note(told)
     say(f"bundle {found.bundle}; report {found.report_path}" + "".join(f", {path}" for path in found.plots.values()))

@@ -5,8 +5,6 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-EPOCHS = 8  # of a network on events, where nobody says how many
-
 App = Annotated[str, Argument(metavar="APP", help="The app's file, bank.py, or bank.py:NAME if it holds several.")]
 DataFolder = Annotated[
     Path | None,

@@ -5,16 +5,20 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from ops.commands.options import EPOCHS, App, Data, DataFolder, TaskOption
+from ops.commands.options import App, Data, DataFolder
 
 
 def train(
     app: App,
     data: Data,
-    task: TaskOption = None,
+    task: Annotated[
+        list[str] | None,
+        Option(metavar="TASK", help="Train only this one; several times for several.", show_default=False),
+    ] = None,
     out: Annotated[Path, Option(metavar="DIR", help="Where bundle, checkpoint and report go.")] = Path("bundles"),
     epochs: Annotated[
-        int | None, Option(min=1, help="Of the network, at most: 8, 60 on images, 10 on texts.", show_default=False)
+        int | None,
+        Option(min=1, help="Of the network, at most: 8, 60 on images, 10 on texts, if not given.", show_default=False),
     ] = None,
     seed: Annotated[int, Option(help="The same seed and data give the same bundle.")] = 0,
     start: Annotated[
@@ -24,54 +28,50 @@ def train(
         str | None, Option(metavar="TIME", help="Use nothing that was known from then on.", show_default=False)
     ] = None,
     resume: Annotated[bool, Option("--resume", help="Go on with a training that was interrupted in --out.")] = False,
-    quick: Annotated[bool, Option("--quick", help="A small network and two epochs, to try an app out.")] = False,
+    quick: Annotated[bool, Option("--quick", help="A small network and few epochs, to try an app out.")] = False,
     register: Annotated[bool, Option(help="Add the bundle to the registry; the first one serves at once.")] = True,
     data_folder: DataFolder = None,
 ) -> None:
-    """Train a task's models on history, with each label used when it was known.
+    """Train models on history, with each label used when it was known.
 
-    Of an app with several tasks, all that the files have labels for are trained: their networks share a trunk, and each
-    task gets a bundle of its own. --task trains one alone.
+    Of an app with several tasks, all that the files have labels for are trained, or those that --task names. Their
+    networks share a trunk, whatever kinds of tasks they are, and each task gets a bundle of its own. An epoch is then
+    one for all: a task that would need more goes through its data several times in each.
 
     \b
     For example: pelton train bank.py --data payments.jsonl frauds.jsonl
                  pelton train bank.py --data payments.jsonl frauds.jsonl --until 2026-03-01
+                 pelton train all.py --data *.jsonl --task risk --task support
     """
     import shlex
     import sys
     import time
-    from dataclasses import replace
 
     from ops.extras import NETWORK, need
     from ops.inputs import open_inputs
     from ops.settings import Settings
     from ops.terminal import note, ready_kernels, stages
     from ops.times import read_time
-    from ops.training.by_kind import chosen_tasks, epochs_of, train_alone
-    from ops.training.joint_training import train_together
+    from ops.training.joint_training import chosen_tasks, train_together
     from ops.training.training import TrainingSettings
     from pipeline.loading import load_app
 
     loaded, settings, now_ms = load_app(app), Settings.read(data_folder), time.time_ns() // 1_000_000
     wanted = TrainingSettings(
-        start_ms=read_time(start), until_ms=read_time(until), epochs=epochs or EPOCHS, seed=seed, quick=quick,
+        start_ms=read_time(start), until_ms=read_time(until), epochs=epochs, seed=seed, quick=quick,
         resume=resume, command=shlex.join(["pelton", *sys.argv[1:]]), created_ms=now_ms,
     )  # fmt: skip
     opened = open_inputs(loaded, data)
-    chosen, alone, left_out = chosen_tasks(loaded, task, opened)
+    chosen, left_out = chosen_tasks(loaded, task or [], opened)
     for name, why in left_out.items():
         note(f"{name} is left out: {why}")
-    if alone:
-        wanted = replace(wanted, epochs=epochs or epochs_of(alone[0]))
-    if any(each.label is not None for each in alone) or any(each.model is not None for each in chosen):
+    if any(each.model is not None and each.label is not None for each in chosen):
         need(NETWORK, "the network is trained with it")
     ready_kernels()
     tokeniser, _ = settings.secrets(loaded, make=True)
     try:
         with stages() as step:
-            trained = train_together(loaded, chosen, opened, wanted, out, step, tokeniser) if chosen else {}
-            for each in alone:
-                trained[each.name] = train_alone(loaded, each, opened, wanted, out, step, tokeniser)
+            trained = train_together(loaded, chosen, opened, wanted, out, step, tokeniser)
     except KeyboardInterrupt:
         note("interrupted; the same command with --resume goes on from the last checkpoint")
         raise
@@ -85,7 +85,7 @@ def _tell(trained: Any, registry_of: Any, app: str, are_several: bool, now_ms: i
 
     for name, made in trained.items():
         begin = f"{name} " if len(trained) > 1 else ""
-        positive = f", {made.positives:,} of them positive" if made.positives != made.events else ""
+        positive = f", {made.positives:,} of them positive" if made.positives not in (None, made.events) else ""
         say(f"{begin}learned from {made.events:,} labelled events{positive}")
         facts([(figure, f"{value:.4f}") for figure, value in made.metrics.items()])
         say(f"bundle {made.bundle.id} in {made.folder}")

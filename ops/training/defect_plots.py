@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.defects import DefectCard, DefectScores
+from ops.training.figure_files import save_figure
 
-DOTS_PER_INCH = 110
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 EXAMPLES_PER_CLASS, MISTAKES = 3, 6
 Bools = NDArray[np.bool_]
 
@@ -54,20 +57,18 @@ def _first(which: Bools, count: int) -> list[int]:
 def _confusion(path: Path, title: str, said: NDArray[np.int64], classes: NDArray[np.int64], card: DefectCard) -> Path:
     k = len(card.classes)
     counts = np.bincount(classes * k + said, minlength=k * k).reshape(k, k)
-    figure = _figure((2.5 + 0.8 * k, 2.2 + 0.7 * k))
-    axes = figure.subplots()
-    axes.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
-    for row in range(k):
-        for column in range(k):
-            if counts[row, column]:
-                dark = counts[row, column] > 0.5 * counts[row].sum()
-                color = "white" if dark else "black"
-                axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=color)
-    axes.set_xticks(range(k), card.classes, rotation=45, ha="right")
-    axes.set_yticks(range(k), card.classes)
-    axes.set(title=title, xlabel="said", ylabel="is")
-    figure.savefig(path, dpi=DOTS_PER_INCH)
-    return path
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+        for row, column in np.argwhere(counts):
+            color = "white" if counts[row, column] > 0.5 * counts[row].sum() else "black"
+            axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=color)
+        axes.set_xticks(range(k), card.classes, rotation=45, ha="right")
+        axes.set_yticks(range(k), card.classes)
+        axes.set(xlabel="said", ylabel="is")
+
+    return save_figure(path, title, (2.5 + 0.8 * k, 2.2 + 0.7 * k), draw)
 
 
 def _shown(
@@ -85,30 +86,21 @@ def _shown(
     lines = 2 if truth is None else 3
     wide = min(len(rows), 6)
     bands = -(-len(rows) // wide)
-    figure = _figure((1.7 * wide + 0.3, 1.75 * lines * bands + 0.5))
-    axes = np.atleast_2d(figure.subplots(lines * bands, wide, squeeze=False))
-    for each in axes.ravel():
-        each.set_axis_off()
-    for place, row in enumerate(rows):
-        band, column = divmod(place, wide)
-        image = pixels[row, :, :, 0] if pixels.shape[3] == 1 else pixels[row]
-        top, below = axes[lines * band, column], axes[lines * band + 1, column]
-        top.imshow(image, cmap="gray", vmin=0, vmax=255)
-        says, sure = card.classes[int(scores.classes[row].argmax())], scores.classes[row].max()
-        top.set_title(f"{card.classes[classes[row]]}\nsaid: {says} {sure:.2f}", fontsize=7)
-        below.imshow(image, cmap="gray", vmin=0, vmax=255)
-        below.imshow(drawn[row], cmap="inferno", vmin=0, vmax=255, alpha=0.6)
-        if truth is not None:
-            axes[lines * band + 2, column].imshow(truth[row], cmap="gray", vmin=0, vmax=1)
-    figure.suptitle(title, fontsize=9)
-    figure.savefig(path, dpi=DOTS_PER_INCH)
-    return path
 
+    def draw(figure: Figure) -> None:
+        axes = np.atleast_2d(figure.subplots(lines * bands, wide, squeeze=False))
+        for each in axes.ravel():
+            each.set_axis_off()
+        for place, row in enumerate(rows):
+            band, column = divmod(place, wide)
+            image = pixels[row, :, :, 0] if pixels.shape[3] == 1 else pixels[row]
+            top, below = axes[lines * band, column], axes[lines * band + 1, column]
+            says, sure = card.classes[int(scores.classes[row].argmax())], scores.classes[row].max()
+            top.set_title(f"{card.classes[classes[row]]}\nsaid: {says} {sure:.2f}", fontsize=7)
+            for axis in (top, below):
+                axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+            below.imshow(drawn[row], cmap="inferno", vmin=0, vmax=255, alpha=0.6)
+            if truth is not None:
+                axes[lines * band + 2, column].imshow(truth[row], cmap="gray", vmin=0, vmax=1)
 
-def _figure(inches: tuple[float, float]) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # no pyplot: nothing global, no display
-
-    figure = Figure(figsize=inches, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return save_figure(path, title, (1.7 * wide + 0.3, 1.75 * lines * bands + 0.5), draw)

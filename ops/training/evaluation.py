@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -20,17 +20,21 @@ from connectors.files import FileInput
 from connectors.secrets import Tokeniser
 from models.bundle import Bundle
 from models.calibration import sigmoid
+from models.expert_load import ExpertLoad
 from models.ftrl import Ftrl
 from models.metrics import at_threshold, average_precision, calibration_error, card_precision, roc_auc
 from models.scorer import FTRL, Scorer
 from models.threshold import ALLOW
 from ops.progress import Progress, Stage, silent
 from ops.training.baseline import SETTINGS, boosting
+from ops.training.evaluating import Days
 from ops.training.evaluation_plots import write_plots
+from ops.training.event_training import train_on
+from ops.training.found import REPORT, EvaluationError, EvaluationSettings, Found, Table, experts_of, notes_on
 from ops.training.history import as_known, read_history
 from ops.training.progressive import serve_and_learn
 from ops.training.protocol import DAY_MS, Protocol, iso
-from ops.training.training import TrainedBundle, TrainingSettings, check_trainable, train_on
+from ops.training.training import TrainedBundle, check_trainable
 from pipeline.app import App, Task
 from pipeline.dataset import Dataset
 
@@ -40,28 +44,6 @@ ROWS_AT_ONCE = 512
 BASELINE = "gradient boosting"
 ONLINE = ", learning on"
 _IN_WORDS = {"moe": "network", "ftrl": "learner"}
-REPORT = "evaluation.json"
-
-
-class EvaluationError(ValueError):
-    """What was asked for cannot be evaluated; the message says what to change."""
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """What can be chosen about an evaluation besides its days.
-
-    Attributes:
-        baseline: also train gradient boosting on the same features.
-        online: also let the learner go on learning during the test.
-        training: how to train where no bundle is given; its time range is the protocol's.
-        seed: of the baseline.
-    """
-
-    baseline: bool = True
-    online: bool = True
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,19 +71,15 @@ class Figures:
     alerts: int
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation found.
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Found):
+    """What an evaluation on event features found.
 
     Attributes:
         figures: per model, the one that decides first.
         events, positives: how many were judged; `left_out` were those of known victims.
         protocol: the days.
-        bundle: id of the bundle that was judged.
-        trained: how it was trained, if it was here.
-        notes: what to know before believing the figures.
-        report_path: a JSON file with all of it.
-        plots: name -> PNG file.
+        trained: how the bundle was trained, if it was here.
         seconds: by stage.
     """
 
@@ -110,21 +88,23 @@ class Evaluation:
     positives: int
     left_out: int
     protocol: Protocol
-    bundle: str
     trained: TrainedBundle | None
-    notes: tuple[str, ...]
-    report_path: Path
-    plots: dict[str, Path]
     seconds: dict[str, float]
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Return a header and a row of texts per model."""
+    def summary(self) -> str:
+        """Say what was judged, and on which days."""
+        days = ", ".join(f"{name} {value}" for name, value in self.protocol.in_words().items())
+        return f"{self.events:,} events judged, {self.positives:,} positive, {self.left_out:,} left out; {days}"
+
+    def tables(self) -> list[Table]:
+        """Return a row per model."""
         header = ["model", "AUC", "average precision", "F1", "precision", "recall", f"card precision@{CARDS}",
                   "calibration error", "alerts"]  # fmt: skip
-        return header, [
+        rows = [
             [each.model, *(_text(getattr(each, name), digits) for name, digits in _DIGITS), f"{each.alerts:,}"]
             for each in self.figures
         ]
+        return [(header, rows)]
 
 
 _DIGITS = (
@@ -137,20 +117,20 @@ def evaluate(
     app: App,
     task: Task,
     inputs: Mapping[str, FileInput],
-    protocol: Protocol,
+    days: Days | Protocol,
     out_dir: Path,
     bundle: Bundle | None = None,
     settings: EvaluationSettings | None = None,
     progress: Progress = silent,
     tokeniser: Tokeniser | None = None,
 ) -> Evaluation:
-    """Judge a bundle, or one that is trained here, by the events of the protocol's test; write report and plots.
+    """Judge a bundle, or one that is trained here, by the events of the test; write report and plots.
 
     Args:
         app: holds the task.
         task: with a label.
         inputs: stream name -> its files, with enough history before training starts to fill the windows.
-        protocol: who learns from which days and is judged on which.
+        days: who learns from which days and is judged on which.
         out_dir: made if missing; gets evaluation.json, four plots and what training leaves.
         bundle: to judge; None trains one.
         settings: baseline, online learning, training.
@@ -162,12 +142,14 @@ def evaluate(
     """
     settings = settings or EvaluationSettings()
     check_trainable(task)
-    if protocol.exclude_compromised and task.entity is None:
-        problem = f"task {task.name!r} has no entity, so nobody is known to be compromised"
-        raise EvaluationError(f'{problem}; give it one (entity="card") or judge all events')
+    if days.exclude_compromised and task.entity is None:
+        raise EvaluationError(
+            f'task {task.name!r} has no entity whose victims could be left out; give it entity="card" or judge all'
+        )
     started = time.perf_counter()
-    data = read_history(app, task, inputs, protocol.train_start_ms, tokeniser, progress)
+    data = read_history(app, task, inputs, days.train_start_ms, tokeniser, progress)
     seconds = {"replay": round(time.perf_counter() - started, 2)}
+    protocol = days if isinstance(days, Protocol) else days.protocol(data)
     return evaluate_on(data, task, protocol, out_dir, bundle, settings, progress, seconds)
 
 
@@ -193,7 +175,7 @@ def evaluate_on(
         bundle = trained.bundle
         seconds |= {"training": round(time.perf_counter() - started, 2)}
     started = time.perf_counter()
-    scores = _scores(data, bundle, protocol, settings, progress)
+    scores, load = _scores(data, bundle, protocol, settings, progress)
     seconds["scores"] = round(time.perf_counter() - started, 2)
     if settings.baseline:
         started = time.perf_counter()
@@ -213,17 +195,27 @@ def evaluate_on(
     plots = write_plots(out_dir, title, shown, judged.labels, judged.times_ms, thresholds[tested])
     labelled = in_range & np.isfinite(data.labels)
     evaluation = Evaluation(
-        figures, len(judged), int(judged.labels.sum()), int((labelled & ~tested).sum()), protocol, bundle.id, trained,
-        _notes(bundle, protocol), out_dir / REPORT, plots, seconds,
+        figures=figures, events=len(judged), positives=int(judged.labels.sum()),
+        left_out=int((labelled & ~tested).sum()), protocol=protocol, bundle=bundle.id, trained=trained,
+        notes=notes_on(bundle, protocol.test_start_ms), report_path=out_dir / REPORT, plots=plots, seconds=seconds,
+        experts=experts_of(bundle, load),
     )  # fmt: skip
-    _write_report(evaluation, task, bundle)
+    evaluation.write(task, bundle, {
+        "protocol": protocol.in_words(), "events": evaluation.events, "positives": evaluation.positives,
+        "left_out_as_compromised": evaluation.left_out, "threshold": msgspec.to_builtins(task.threshold),
+        "figures": [msgspec.to_builtins(each) for each in figures], "baseline": SETTINGS, "seconds": seconds,
+        "training_seconds": trained.seconds if trained is not None else None,
+    })  # fmt: skip
     return evaluation
 
 
 def _scores(
     data: Dataset, bundle: Bundle, protocol: Protocol, settings: EvaluationSettings, progress: Progress
-) -> dict[str, Float64s]:
-    """Return the (events,) probabilities of each model in the test's range, NaN elsewhere; what decides comes first."""
+) -> tuple[dict[str, Float64s], ExpertLoad | None]:
+    """Return the (events,) probabilities of each model in the test's range, NaN elsewhere; what decides comes first.
+
+    Beside them the visits of experts.
+    """
     scorer = Scorer(bundle, None, data.specs, buckets=(ROWS_AT_ONCE,))
     online = settings.online and FTRL in bundle.parts
     in_range = (data.times_ms >= protocol.test_start_ms) & (data.times_ms < protocol.test_end_ms)
@@ -253,7 +245,7 @@ def _scores(
         spread[name] = np.full(len(data), np.nan)
         spread[name][rows] = values
         spread[name][~in_range] = np.nan
-    return spread
+    return spread, scorer.load
 
 
 def _mask(rows: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
@@ -289,36 +281,6 @@ def _figures(task: Task, name: str, scores: Float64s, alerts: NDArray[np.bool_],
         name, roc_auc(scores, labels), average_precision(scores, labels), counts.f1, counts.precision, counts.recall,
         cards, calibration_error(scores, labels), int(alerts.sum()),
     )  # fmt: skip
-
-
-def _notes(bundle: Bundle, protocol: Protocol) -> tuple[str, ...]:
-    known_ms = bundle.meta.provenance.get("labels_known_until_ms")
-    if isinstance(known_ms, int | float) and known_ms >= protocol.test_start_ms:
-        return (
-            f"bundle {bundle.id} learned labels known until {iso(int(known_ms))}, after the test begins "
-            f"({iso(protocol.test_start_ms)}): if they are of this history, its figures are too good",
-        )
-    return ()
-
-
-def _write_report(evaluation: Evaluation, task: Task, bundle: Bundle) -> None:
-    """Write everything that was found as JSON; NaN as null."""
-    report = {
-        "task": task.name,
-        "bundle": {"id": bundle.id, "provenance": bundle.meta.provenance, "metrics": bundle.meta.metrics},
-        "protocol": evaluation.protocol.in_words(),
-        "events": evaluation.events,
-        "positives": evaluation.positives,
-        "left_out_as_compromised": evaluation.left_out,
-        "threshold": msgspec.to_builtins(task.threshold),
-        "figures": [msgspec.to_builtins(each) for each in evaluation.figures],
-        "notes": evaluation.notes,
-        "baseline": SETTINGS,
-        "plots": {name: path.name for name, path in evaluation.plots.items()},
-        "seconds": evaluation.seconds,
-        "training_seconds": evaluation.trained.seconds if evaluation.trained is not None else None,
-    }
-    evaluation.report_path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
 
 
 def _text(value: float, digits: int) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,14 @@ from models.metrics import (
     roc_auc,
     roc_curve,
 )
+from ops.training.figure_files import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Float64s = NDArray[np.float64]
 INCHES = (7.0, 5.5)
-DOTS_PER_INCH = 110
 BINS, EVENTS_MIN = 14, 20
 PERIODS = 56  # over which scores are summed up: 3 hours each in a test of a week
 
@@ -42,7 +43,7 @@ def write_plots(
         thresholds: (n,) where alerts begin for the first model.
     """
     first = next(iter(scores.values()))
-    drawn = {
+    drawn: dict[str, Callable[[Axes], None]] = {
         "roc": lambda axes: _roc(axes, scores, labels),
         "precision_recall": lambda axes: _precision_recall(axes, scores, labels),
         "calibration": lambda axes: _calibration(axes, scores, labels),
@@ -51,18 +52,13 @@ def write_plots(
     return {name: _save(out_dir / f"{name}.png", title, draw) for name, draw in drawn.items()}
 
 
-def _save(path: Path, title: str, draw: Any) -> Path:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # no pyplot: nothing global, no display
+def _save(path: Path, title: str, draw: Callable[[Axes], None]) -> Path:
+    def fill(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.grid(alpha=0.3)
+        draw(axes)
 
-    figure = Figure(figsize=INCHES, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    figure.suptitle(title, fontsize=10)
-    axes.grid(alpha=0.3)
-    draw(axes)
-    figure.savefig(path, dpi=DOTS_PER_INCH)
-    return path
+    return save_figure(path, title, INCHES, fill)
 
 
 def _roc(axes: Axes, scores: Mapping[str, Float64s], labels: Float64s) -> None:

@@ -1,6 +1,7 @@
 """History as a model sees it: features replayed by the engine, labels with the moment at which they became known."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -9,6 +10,8 @@ from connectors.secrets import Tokeniser
 from ops.progress import Progress, Stage, silent
 from pipeline.app import App, Task
 from pipeline.dataset import Dataset, collect
+from pipeline.plan import StreamPlan
+from pipeline.recovery import streams_of
 from pipeline.replay import Replay
 
 SETTLED_SHARE = 0.9  # of the labels of either class: younger events are mostly of the class that is reported first
@@ -30,16 +33,26 @@ def read_history(
     Raises:
         ValueError: an input is missing or of no stream, sensitive fields without a key, or a task without label.
     """
-    total = max(sum(each.bytes_total for each in inputs.values()), 1)
-
-    def step() -> None:
-        progress(Stage("replay", sum(each.bytes_read for each in inputs.values()), total))
-
     plan = app.plans[task.on.name]
-    with Replay(plan, inputs, tokeniser) as replay:
+    with replaying(plan, inputs, tokeniser, progress) as (replay, step):
         data = collect(task, plan, replay, since_ms, step)
-    progress(Stage("replay", total, total, f"{len(data):,} events"))
+    progress(Stage("replay", 1, 1, f"{len(data):,} events"))
     return data
+
+
+@contextmanager
+def replaying(
+    plan: StreamPlan, inputs: Mapping[str, FileInput], tokeniser: Tokeniser | None, progress: Progress
+) -> Iterator[tuple[Replay, Callable[[], None]]]:
+    """Replay those of the files that are of a plan's streams; call the second after each commit, to tell how far it is.
+
+    Raises:
+        ValueError: the decided stream has no file, or sensitive fields without a key.
+    """
+    own = {name: inputs[name] for name in streams_of(plan) if name in inputs}
+    total = max(sum(each.bytes_total for each in own.values()), 1)
+    with Replay(plan, own, tokeniser) as replay:
+        yield replay, lambda: progress(Stage("replay", sum(each.bytes_read for each in own.values()), total))
 
 
 def as_known(data: Dataset, until_ms: int | None) -> Dataset:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from models.expert_load import overflow
 from models.inspection import Seen
 from models.training_memory import TrainingMemory
+from ops.training.figure_files import save_figure
 from ops.training.inspecting import Inspection
 from ops.views.network import token_in_words
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DOTS_PER_INCH = 110
 SMOOTH = 20  # a running mean is over this part of a curve
 
 
@@ -42,19 +42,7 @@ def write_plots(found: Inspection, out_dir: Path) -> list[Path]:
     if memory is not None and memory.curves is not None:
         drawn["gradient_norms"] = ((8, 5), lambda figure: _gradient_norms(figure, memory))
     out_dir.mkdir(parents=True, exist_ok=True)
-    return [_save(out_dir / f"{name}.png", title, size, draw) for name, (size, draw) in drawn.items()]
-
-
-def _save(path: Path, title: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> Path:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # no pyplot: nothing global, no display
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=10)
-    draw(figure)
-    figure.savefig(path, dpi=DOTS_PER_INCH)
-    return path
+    return [save_figure(out_dir / f"{name}.png", title, size, draw) for name, (size, draw) in drawn.items()]
 
 
 def _experts(figure: Figure, load: NDArray[np.int64], where: str) -> None:

@@ -22,9 +22,9 @@ from models.quantize.speed import BATCHES
 from models.quantize.variants import FP32, VARIANTS
 from models.scorer import BLEND, FTRL, MOE, Scorer
 from ops.progress import Progress, Stage, silent
+from ops.training.event_training import data_sha256
 from ops.training.history import as_known, read_history
 from ops.training.protocol import iso
-from ops.training.training import data_sha256
 from pipeline.app import App, Task
 from pipeline.dataset import Dataset
 from pipeline.errors import nearest

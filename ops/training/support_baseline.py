@@ -8,23 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.text.articles import Article
-from ops.training.support_history import Messages
+from ops.training.contents import Contents
 
 Int64s = NDArray[np.int64]
 
 
-def intents_by_tfidf(learned: Messages, texts: Sequence[str], place: Mapping[str, int]) -> Int64s:
+def intents_by_tfidf(learned: Contents, texts: Sequence[str], place: Mapping[str, int]) -> Int64s:
     """Learn intents by a linear SVM on words (1 to 3) and letters (2 to 5); return the classes of other texts."""
     from scipy.sparse import hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.svm import LinearSVC
 
-    rows = [row for row, intent in enumerate(learned.intents) if place.get(str(intent), -1) >= 0]
-    known = [learned.texts[row] for row in rows]
+    rows = [row for row, intent in enumerate(learned.labels["intent"]) if place.get(str(intent), -1) >= 0]
+    known = [learned.values[row] for row in rows]
     words = TfidfVectorizer(ngram_range=(1, 3), sublinear_tf=True, token_pattern=r"\w+")
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
     train = hstack([words.fit_transform(known), letters.fit_transform(known)])
-    model = LinearSVC().fit(train, [place[str(learned.intents[row])] for row in rows])
+    model = LinearSVC().fit(train, [place[str(learned.labels["intent"][row])] for row in rows])
     said: Int64s = model.predict(hstack([words.transform(texts), letters.transform(texts)])).astype(np.int64)
     return said
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-DOTS_PER_INCH = 110
+from ops.training.figure_files import save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MIXED_UP_SHOWN = 20
 
 
@@ -43,23 +47,22 @@ def _scope(
     path: Path, title: str, classes: NDArray[np.int64], said: NDArray[np.int64], score: NDArray[np.float64], line: float
 ) -> Path:
     inside, lines = classes >= 0, np.linspace(0, 1, 201)
-    figure = _figure((8.0, 4.0))
-    left, right = figure.subplots(1, 2)
-    left.plot(lines, [np.mean(score[inside] >= each) for each in lines], label="within scope")
-    if not inside.all():
-        left.plot(lines, [np.mean(score[~inside] >= each) for each in lines], label="out of scope")
-    left.axvline(line, color="grey", linestyle=":")
-    left.set(xlabel="line", ylabel="share that passes", ylim=(0, 1.02))
-    left.legend(frameon=False)
     order = np.argsort(-score[inside], kind="stable")
     correct = (said[inside] == classes[inside])[order]
-    right.plot(
-        np.arange(1, correct.size + 1) / max(correct.size, 1), np.cumsum(correct) / np.arange(1, correct.size + 1)
-    )
-    right.set(xlabel="share of messages, the surest first", ylabel="accuracy", ylim=(None, 1.005))
-    figure.suptitle(title, fontsize=9)
-    figure.savefig(path, dpi=DOTS_PER_INCH)
-    return path
+    counts = np.arange(1, correct.size + 1)
+
+    def draw(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2)
+        left.plot(lines, [np.mean(score[inside] >= each) for each in lines], label="within scope")
+        if not inside.all():
+            left.plot(lines, [np.mean(score[~inside] >= each) for each in lines], label="out of scope")
+        left.axvline(line, color="grey", linestyle=":")
+        left.set(xlabel="line", ylabel="share that passes", ylim=(0, 1.02))
+        left.legend(frameon=False)
+        right.plot(counts / max(correct.size, 1), np.cumsum(correct) / counts)
+        right.set(xlabel="share of messages, the surest first", ylabel="accuracy", ylim=(None, 1.005))
+
+    return save_figure(path, title, (8.0, 4.0), draw)
 
 
 def _mixed_up(
@@ -68,19 +71,11 @@ def _mixed_up(
     wrong = (classes >= 0) & (said != classes)
     pairs, counts = np.unique(np.stack([classes[wrong], said[wrong]], axis=1), axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:MIXED_UP_SHOWN][::-1]
-    figure = _figure((8.0, 1.2 + 0.25 * max(len(order), 1)))
-    axes = figure.subplots()
-    axes.barh([f"{names[pairs[at][0]]} as {names[pairs[at][1]]}" for at in order], counts[order])
-    axes.tick_params(labelsize=7)
-    axes.set(title=title, xlabel="messages")
-    figure.savefig(path, dpi=DOTS_PER_INCH)
-    return path
 
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.barh([f"{names[pairs[at][0]]} as {names[pairs[at][1]]}" for at in order], counts[order])
+        axes.tick_params(labelsize=7)
+        axes.set(xlabel="messages")
 
-def _figure(inches: tuple[float, float]) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # no pyplot: nothing global, no display
-
-    figure = Figure(figsize=inches, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return save_figure(path, title, (8.0, 1.2 + 0.25 * max(len(order), 1)), draw)

@@ -1,40 +1,41 @@
-"""From history to a bundle: network, online learner and the blend of both, each judged by what it has not learned.
+"""From history to bundles: what all kinds of tasks have in common, and the training of one or several together.
 
-Time decides who learns what. The network learns all settled events but the newest, the *held-back* part (15 %), which
-only chooses its best epoch. The learner then learns all of them in the order in which their labels became known. What
-it predicted for each event of the held-back part before learning it, beside the network's logits there, is what the
-blend of the two is fitted on: neither had learned the event.
+Time decides who learns what: the network learns all but the newest part of what is known, the *held-back* part, which
+only chooses its best epoch, thresholds and calibration. A `Lesson` is what one task brings: data for the network, and
+how its bundle is made of what was trained. `ops.training.recipes` says how long and how large.
 """
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import time
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle, BundleMeta, bundle_id, sha256, write_bundle
-from models.calibration import Blend, sigmoid
-from models.ftrl import Ftrl, FtrlSettings
-from models.metrics import average_precision, calibration_error, log_loss, roc_auc
-from models.reasons import typical_row
-from models.scorer import TRAINING, bundle_parts
+from models.scorer import TRAINING
 from ops.progress import Progress, Stage, silent
-from ops.training.history import as_known, only_between
-from ops.training.network_training import NetworkSettings, TrainedNetwork, remembered, served_logits, train_networks
-from pipeline.app import Task
-from pipeline.dataset import Dataset
+from ops.training.recipes import Recipe, repeated, together
+from pipeline.app import AnyTask, Task
+from pipeline.support import SupportTask
 
-Float64s = NDArray[np.float64]
+if TYPE_CHECKING:
+    from models.onnx_export import Exported
+    from models.train.joint import Progress as NetworkProgress
+    from models.train.joint import Trained
+    from models.train.task_data import TaskData
+
 BUNDLE_BYTES_MAX = 12_000_000
-TYPICAL_ROWS = 100_000  # a median needs no more
-PACKAGES = ("numpy", "numba", "torch", "onnx", "onnxruntime", "onnxruntime-gpu")
+NETWORK_FOLDER = "network"  # in the output folder: checkpoint, report and plots of the network
+PACKAGES = ("numpy", "numba", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "pillow")
 
 
 class TrainingError(ValueError):
@@ -48,10 +49,10 @@ class TrainingSettings:
     Attributes:
         start_ms: events before it only fill the windows; None takes all.
         until_ms: the moment of training: nothing that happened, or became known, from then on is used; None takes all.
-        epochs: of the network, at most.
+        epochs: of the network, at most; None takes what each kind of task needs.
         seed: of everything random. Equal settings and data give an equal bundle on one machine.
         held_back: the newest share of the events, which the network does not learn.
-        quick: a small network and two epochs, to try an app out.
+        quick: a small network and few epochs, to try an app out.
         resume: go on with a network that was interrupted in the same folder.
         device: for the network: "auto", "cpu" or "cuda".
         threads: of the CPU, for the network.
@@ -61,7 +62,7 @@ class TrainingSettings:
 
     start_ms: int | None = None
     until_ms: int | None = None
-    epochs: int = 8
+    epochs: int | None = None
     seed: int = 0
     held_back: float = 0.15
     quick: bool = False
@@ -73,19 +74,17 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
-        if self.epochs < 1:
+        if self.epochs is not None and self.epochs < 1:
             raise TrainingError(f"epochs is {self.epochs}; give 1 or more")
         if not 0 < self.held_back <= 0.5:
             raise TrainingError(f"held_back is {self.held_back}; give a share above 0 and up to 0.5")
         if self.start_ms is not None and self.until_ms is not None and self.start_ms >= self.until_ms:
             raise TrainingError(f"start ({self.start_ms} ms) is not before until ({self.until_ms} ms); swap them")
 
-    @property
-    def network(self) -> NetworkSettings:
-        """What of it concerns the network."""
-        return NetworkSettings(
-            self.epochs, self.seed, self.held_back, self.quick, self.resume, self.device, self.threads
-        )  # fmt: skip
+    def epochs_of(self, usual: int, quick: int) -> int:
+        """Return how many epochs a kind of task gets that usually needs `usual`."""
+        wanted = self.epochs or usual
+        return min(quick, wanted) if self.quick else wanted
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,9 @@ class TrainedBundle:
     Attributes:
         bundle: as written.
         folder: where; `pelton models promote` and `--bundle` take it.
-        events: how many were learned from, `positives` of them positive.
+        events: how many were learned from, `positives` of them positive; None where no label is.
         held_back: how many of them the network did not learn.
-        metrics: of the held-back part, as "held_back.MODEL.METRIC" for moe, ftrl and blend.
+        metrics: of the held-back part, as "held_back.FIGURE" or "held_back.MODEL.FIGURE".
         seconds: by stage.
         report_path: of the network's training report, None without a network.
     """
@@ -105,181 +104,158 @@ class TrainedBundle:
     bundle: Bundle
     folder: Path
     events: int
-    positives: int
+    positives: int | None
     held_back: int
     metrics: dict[str, float]
     seconds: dict[str, float] = field(default_factory=dict)
     report_path: Path | None = None
 
 
-def train_on(
-    data: Dataset,
-    task: Task,
-    settings: TrainingSettings,
-    out_dir: Path,
-    progress: Progress = silent,
-    seconds: dict[str, float] | None = None,
-    network: TrainedNetwork | None = None,
-) -> TrainedBundle:
-    """Train a task's models on its history and write them as a bundle into `out_dir`/TASK-ID.
+@dataclass(frozen=True)
+class Made:
+    """What a lesson makes of a trained network.
+
+    Attributes:
+        parts: of the bundle.
+        models: in the bundle, for its name.
+        metrics: see `TrainedBundle`.
+        provenance: beside what is told of every training.
+    """
+
+    parts: dict[str, bytes]
+    models: Sequence[str]
+    metrics: dict[str, float]
+    provenance: dict[str, str | int | float | None] = field(default_factory=dict)
+
+
+class Lesson(ABC):
+    """What a task brings to a training; the history is read and checked when it is made.
+
+    Attributes:
+        task: to train.
+        settings: of the training.
+        recipe: how its network is trained best; None without one.
+        data: what the network learns; None without one.
+        times_ms: of what is learned from.
+        positives: how many of these are; None where no label is.
+        held: (events,) which of them are held back.
+        clock: how long stages took.
+    """
+
+    def __init__(self, task: AnyTask, settings: TrainingSettings) -> None:
+        self.task, self.settings = task, settings
+        self.recipe: Recipe | None = None
+        self.data: TaskData | None = None
+        self.times_ms: NDArray[np.int64] = np.zeros(0, np.int64)
+        self.positives: int | None = None
+        self.held: NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self.clock = Clock()
+
+    def exported(self, export: Callable[[], Exported], progress: Progress) -> bytes:
+        """Export the task's part of the network, and tell of it; return the file."""
+        progress(Stage("export", 0, 1))
+        made = export()
+        progress(Stage("export", 1, 1, made.in_words()))
+        self.clock.stage("export")
+        return made.file
+
+    @abstractmethod
+    def make(self, trained: Trained | None, folder: Path, progress: Progress) -> Made:
+        """Cut the task out of the trained network, calibrate it on what is held back, and return the bundle's parts.
+
+        `folder` is for files of the network.
+        """
+
+
+def train_lessons(lessons: Sequence[Lesson], out_dir: Path, progress: Progress = silent) -> dict[str, TrainedBundle]:
+    """Train the networks of all lessons together, and write a bundle for each.
 
     Args:
-        data: as `ops.training.history.read_history` reads it.
-        task: with a label, and a model or a learner.
-        settings: which part of history, how long, which seed.
-        out_dir: made if missing; the network's checkpoint, report and plots go to `out_dir`/network.
-        progress: told often; what it raises ends the training, which `resume` can then take up.
-        seconds: by stages that were done already.
-        network: trained already, with other tasks; without one it is trained here, for this task alone.
+        lessons: with equal settings.
+        out_dir: made if missing; bundles go to `out_dir`/TASK-ID, what the network leaves to `out_dir`/network.
+        progress: told often, if there are several lessons each one's stages under its name; what it raises ends the
+            training, which `resume` can then take up.
 
     Raises:
-        ValueError: no label, no model, too little history, or a setting that does not fit; in one sentence.
+        ValueError: too little was held back to calibrate, or the network's loss is not finite; in one sentence.
     """
-    check_trainable(task)
-    seconds = dict(seconds or {})
-    known = as_known(only_between(data, settings.start_ms, None), settings.until_ms)
-    held = _held_back(known, settings)
     out_dir.mkdir(parents=True, exist_ok=True)
-    clock = _Clock(seconds)
-    logits = np.full((len(known), 2), np.nan)
-    if task.model is not None:
-        if network is None:
-            network = train_networks({task.name: known}, settings.network, out_dir / "network", progress)[task.name]
-            clock.stage("network")
-        logits[:, 0] = served_logits(network.path, known, progress)
-        clock.stage("scores")
-    learner, learner_saw = None, "none"
-    if task.learner is not None:
-        learner, logits, learner_saw = _train_learner(known, held, logits, progress)
-        clock.stage("learner")
-    names = tuple(name for name, there in (("moe", network), ("ftrl", learner)) if there is not None)
-    judged = logits[held][:, [("moe", "ftrl").index(name) for name in names]]
-    blend = Blend.fit(names, judged, known.labels[held])
-    typical = typical_row(known.features[:: -(-len(known) // TYPICAL_ROWS)], known.specs)
-    onnx = network.path.read_bytes() if network is not None else None
-    parts = bundle_parts(known.specs, blend, typical, onnx, learner.snapshot() if learner is not None else None)
-    provenance = _provenance(known, settings) | {"learner_saw_logits": learner_saw}
-    if network is not None:
-        parts[TRAINING] = remembered(network.report_path, task.name)
-        provenance["network_tasks"] = ", ".join(network.tasks)
-    metrics = _metrics(blend, judged, known.labels[held])
-    meta = BundleMeta(
-        name=f"{task.name} {'+'.join(names)}", task=task.name, created_ms=settings.created_ms,
-        provenance=provenance, metrics=dict(metrics),
-    )  # fmt: skip
-    bundle, folder = _write(parts, meta, out_dir)
-    clock.stage("bundle")
-    return TrainedBundle(
-        bundle,
-        folder,
-        len(known),
-        int(known.labels.sum()),
-        int(held.sum()),
-        metrics,
-        clock.seconds,
-        network.report_path if network is not None else None,
-    )
-
-
-def check_trainable(task: Task) -> None:
-    """Refuse a task that has nothing to train.
-
-    Raises:
-        TrainingError: no label, or neither model nor learner.
-    """
-    if task.label is None:
-        raise TrainingError(f"task {task.name!r} has no label; give it one to learn from: label=frauds.is_fraud")
-    if task.model is None and task.learner is None:
-        raise TrainingError(f"task {task.name!r} decides by rules alone; give it model='moe' or learner='ftrl'")
-
-
-def data_sha256(data: Dataset) -> str:
-    """Return the SHA-256 over columns, features, labels and times of what is learned from, 64 hexadecimal digits."""
-    digest = hashlib.sha256(repr(data.specs).encode())
-    for array in (data.features, data.labels, data.known_ms, data.times_ms):
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
-def _held_back(known: Dataset, settings: TrainingSettings) -> NDArray[np.bool_]:
-    """Tell which events are held back: the newest, none of one millisecond split; as `models.train.dataset` does."""
-    if not len(known):
-        raise TrainingError("no event of the history has a label that was known in time; give more, or a later until")
-    in_time = np.sort(known.times_ms)
-    held = known.times_ms >= in_time[min(len(known) - 1, int(len(known) * (1 - settings.held_back)))]
-    for what, part in (("before the held-back part", ~held), ("in the held-back part", held)):
-        positives = int(known.labels[part].sum())
-        if not 0 < positives < part.sum():
-            raise TrainingError(
-                f"{positives} of the {int(part.sum())} labels {what} are positive; both kinds are needed, "
-                "so give a longer history"
-            )
-    return held
-
-
-def _train_learner(
-    known: Dataset, held: NDArray[np.bool_], logits: Float64s, progress: Progress
-) -> tuple[Ftrl, Float64s, str]:
-    """Let the learner live through history; return it, the (events, 2) logits with its own, and what it saw of those.
-
-    The network's logits of events that it was trained on are too sure of themselves. Still the learner may gain more
-    from seeing them than it loses, so it is tried both ways, with them and with null instead, and its predictions of
-    the held-back part, each made before its label was learned, decide.
-    """
-    in_order = np.argsort(known.known_ms, kind="stable")
-    unseen = np.where(held, logits[:, 0], np.nan)
-    tries = {"all": logits[:, 0], "held back": unseen} if np.isfinite(logits[:, 0]).any() else {"none": unseen}
-    losses: dict[str, float] = {}
-    best: tuple[str, Ftrl, Float64s] | None = None
-    for done, (name, moe_logits) in enumerate(tries.items()):
-        progress(Stage("learner", done, len(tries)))
-        learner = Ftrl.fitted(known.specs, known.features, moe_logits, FtrlSettings(moe=name != "none"))
-        predicted = np.empty(len(known))
-        predicted[in_order] = learner.learn(known.features[in_order], known.labels[in_order], moe_logits[in_order])
-        losses[name] = log_loss(sigmoid(predicted[held]), known.labels[held])
-        if best is None or losses[name] < losses[best[0]]:
-            best = (name, learner, predicted)
-    assert best is not None
-    told = ", ".join(f"{name} {loss:.5f}" for name, loss in losses.items())
-    progress(Stage("learner", len(tries), len(tries), f"{best[1].learned:,} labels, log loss by logits seen: {told}"))
-    return best[1], np.column_stack([logits[:, 0], best[2]]), best[0]
-
-
-def _metrics(blend: Blend, logits: Float64s, labels: Float64s) -> dict[str, float]:
-    """Return figures of the held-back part. The blend has 3 numbers that were fitted there; the rest saw none of it."""
-    scores = {name: sigmoid(logits[:, column]) for column, name in enumerate(blend.names)}
-    scores["blend"] = blend.probability(logits)
-    found: dict[str, float] = {}
-    for name, score in scores.items():
-        found[f"held_back.{name}.auc"] = round(roc_auc(score, labels), 4)
-        found[f"held_back.{name}.average_precision"] = round(average_precision(score, labels), 4)
-        found[f"held_back.{name}.calibration_error"] = round(calibration_error(score, labels), 5)
+    folder, trained, clock = out_dir / NETWORK_FOLDER, None, Clock()
+    learning = [each for each in lessons if each.data is not None]
+    if learning:
+        trained = _fit(learning, folder, progress)
+        clock.stage("network")
+    found = {}
+    for lesson in lessons:
+        own = lesson if lesson in learning else None
+        lesson.clock.seconds |= clock.seconds if own is not None else {}
+        lesson.clock.start()
+        its_folder = folder if len(learning) == 1 else folder / lesson.task.name
+        told = named(progress, lesson.task, lessons)
+        made = lesson.make(trained if own is not None else None, its_folder, told)
+        found[lesson.task.name] = _bundled(lesson, made, trained if own is not None else None, out_dir)
     return found
 
 
-def _provenance(known: Dataset, settings: TrainingSettings) -> dict[str, str | int | float | None]:
+def _fit(lessons: Sequence[Lesson], folder: Path, progress: Progress) -> Trained:
+    from models.train.joint import fit
+    from models.train.settings import TrainSettings
+
+    settings = lessons[0].settings
+    recipes = {each.task.name: each.recipe for each in lessons if each.recipe is not None}
+    recipe, passes = together(recipes)
+    tasks = {
+        each.task.name: repeated(each.data, passes[each.task.name]) for each in lessons if each.data is not None
+    }  # fmt: skip
+
+    def tell(step: NetworkProgress) -> None:
+        note = f"epoch {step.epoch} of {step.epochs}, loss {step.loss:.4f}"
+        for task, figure in step.figures.items():
+            name = tasks[task].figure.replace("_", " ")
+            note += f", {name} {figure:.3f}" if len(tasks) == 1 else f", {task} {name} {figure:.3f}"
+        progress(Stage("network", step.step, step.steps, note))
+
+    wanted = TrainSettings(
+        epochs=recipe.epochs, patience=recipe.patience, learning_rate=recipe.learning_rate,
+        average_decay=recipe.average_decay, seed=settings.seed, device=settings.device, threads=settings.threads,
+    )  # fmt: skip
+    trained = fit(
+        tasks, wanted, folder, tell, sizes=recipe.sizes, allowed=recipe.share_out(list(tasks)), resume=settings.resume
+    )
+    progress(Stage("network", 1, 1, f"epoch {trained.report['best_epoch']} is the best"))
+    return trained
+
+
+def _bundled(lesson: Lesson, made: Made, trained: Trained | None, out_dir: Path) -> TrainedBundle:
+    task, settings, times_ms, parts = lesson.task, lesson.settings, lesson.times_ms, dict(made.parts)
     told: dict[str, str | int | float | None] = {
-        "command": settings.command,
-        "seed": settings.seed,
-        "epochs": settings.epochs,
-        "quick": int(settings.quick),
-        "held_back": settings.held_back,
-        "start_ms": settings.start_ms,
-        "until_ms": settings.until_ms,
-        "events": len(known),
-        "positives": int(known.labels.sum()),
-        "first_ms": int(known.times_ms.min()),
-        "last_ms": int(known.times_ms.max()),
-        "labels_known_until_ms": int(known.known_ms.max()),
-        "data_sha256": data_sha256(known),
-        "python": platform.python_version(),
-    }
+        "command": settings.command, "seed": settings.seed, "quick": int(settings.quick),
+        "start_ms": settings.start_ms, "until_ms": settings.until_ms,
+        "epochs": lesson.recipe.epochs if lesson.recipe is not None else 0, "python": platform.python_version(),
+    }  # fmt: skip
+    if times_ms.size:
+        told |= {"events": times_ms.size, "first_ms": int(times_ms.min()), "last_ms": int(times_ms.max()),
+                 "held_back": float(lesson.held.mean())}  # fmt: skip
+    if lesson.positives is not None:
+        told["positives"] = lesson.positives
+    report_path = None
+    if trained is not None:
+        report_path = trained.out_dir / "training_report.json"
+        parts[TRAINING] = remembered(report_path, task.name)
+        told["network_tasks"] = ", ".join(trained.network.tasks)
     for package in PACKAGES:
         try:
             told[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return told
+    name = f"{task.name} {'+'.join(made.models)}"
+    meta = BundleMeta(name, task.name, settings.created_ms, told | made.provenance, dict(made.metrics))
+    bundle, folder = _write(parts, meta, out_dir)
+    lesson.clock.stage("bundle")
+    return TrainedBundle(
+        bundle, folder, times_ms.size, lesson.positives, int(lesson.held.sum()), made.metrics, lesson.clock.seconds,
+        report_path,
+    )  # fmt: skip
 
 
 def _write(parts: Mapping[str, bytes], meta: BundleMeta, out_dir: Path) -> tuple[Bundle, Path]:
@@ -291,12 +267,66 @@ def _write(parts: Mapping[str, bytes], meta: BundleMeta, out_dir: Path) -> tuple
     return write_bundle(folder, parts, meta), folder
 
 
-class _Clock:
+def remembered(report_path: Path, task: str) -> bytes:
+    """Return what a bundle keeps of a training report: what is equal in equal trainings, and in no other part."""
+    report = msgspec.json.decode(report_path.read_bytes())
+    its = report.pop("tasks")
+    told: dict[str, Any] = {name: value for name, value in its[task].items() if name != "columns"}
+    told |= {name: value for name, value in report.items() if name != "seconds"}
+    best = report["epochs"][report["best_epoch"] - 1]["tasks"][task]
+    told |= {"tasks": list(its), "loads": best["loads"], "validation": best["validation"]}
+    return msgspec.json.encode(told)
+
+
+def check_trainable(task: AnyTask) -> None:
+    """Refuse a task that has nothing to train.
+
+    Raises:
+        TrainingError: no label, or neither model nor learner.
+    """
+    if task.label is None and not isinstance(task, SupportTask):
+        example = "frauds.is_fraud" if isinstance(task, Task) else "inspections.defect"
+        raise TrainingError(f"task {task.name!r} has no label; give it one to learn from: label={example}")
+    if isinstance(task, Task) and task.model is None and task.learner is None:
+        raise TrainingError(f"task {task.name!r} decides by rules alone; give it model='moe' or learner='ftrl'")
+
+
+def newest(times_ms: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
+    """Tell which (events,) are held back: the newest, none of one millisecond split; as `models.train.dataset` does.
+
+    Raises:
+        TrainingError: there is no event.
+    """
+    if not times_ms.size:
+        raise TrainingError("no event of the history has a label that was known in time; give more, or a later until")
+    in_time = np.sort(times_ms)
+    held: NDArray[np.bool_] = times_ms >= in_time[min(times_ms.size - 1, int(times_ms.size * (1 - share)))]
+    return held
+
+
+def named(progress: Progress, task: AnyTask, several: Sequence[object]) -> Progress:
+    """Put a task's name before its stages, if there are several."""
+    if len(several) == 1:
+        return progress
+
+    def tell(stage: Stage) -> None:
+        progress(Stage(f"{task.name} {stage.name}", stage.done, stage.total, stage.note))
+
+    return tell
+
+
+class Clock:
     """How long each stage took."""
 
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds, self._last = seconds, time.perf_counter()
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.start()
+
+    def start(self) -> None:
+        """Begin anew: what passed since the last stage is of none."""
+        self._last = time.perf_counter()
 
     def stage(self, name: str) -> None:
+        """End a stage."""
         now = time.perf_counter()
         self.seconds[name], self._last = round(now - self._last, 2), now

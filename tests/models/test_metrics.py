@@ -108,3 +108,11 @@ def test_mistakes_are_named():
         metrics.roc_auc(np.array([0.1, 0.2]), np.array([0]))
     with pytest.raises(metrics.MetricError, match="2 scores, 1 cards and 2 days"):
         metrics.card_precision(np.zeros(2), np.zeros(2), np.zeros(1), np.zeros(2))
+
+
+def test_macro_f1_agrees_with_scikit_learn():
+    chance = np.random.default_rng(0)
+    for classes in (2, 5, 40):  # of 40, some are said and not there, or there and not said
+        said, truth = chance.integers(0, classes, (2, 60))
+        assert metrics.macro_f1(said, truth) == pytest.approx(reference.f1_score(truth, said, average="macro"))
+    assert np.isnan(metrics.macro_f1(np.zeros(0, np.int64), np.zeros(0, np.int64)))

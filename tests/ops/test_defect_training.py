@@ -10,9 +10,9 @@ from models.bundle import read_bundle
 from models.defects import CARD, DefectCard
 from ops.demo import surfaces
 from ops.simulate.photos import PhotoSettings, simulate_photos
-from ops.training.defect_history import read_photos
-from ops.training.defect_training import TrainingError, macro_f1, train_on_photos
-from ops.training.training import TrainingSettings
+from ops.training.contents import read_contents
+from ops.training.defect_training import ImageLesson
+from ops.training.training import TrainingError, TrainingSettings
 
 APP = Path(surfaces.__file__)
 FILES = "data/photos.jsonl data/inspections.jsonl"
@@ -43,7 +43,7 @@ def test_train_evaluate_and_replay(folder, pelton):
     assert card.classes[0] == card.sound == "none"
 
     said = pelton(f"evaluate steel.py --data {FILES} --bundle {bundle} --masks data/masks --out judged").stdout
-    assert "heat_map_auroc" in said
+    assert "heat map auroc" in said
     report = json.loads((folder / "judged" / "evaluation.json").read_text())
     assert sum(row["images"] for row in report["classes"]) == report["images"] > 20
     assert report["masks"] == sum(row["images"] for row in report["classes"] if row["class"] != "none")
@@ -63,14 +63,14 @@ def history(folder):
     from pipeline.loading import load_app
 
     app = load_app(str(folder / "steel.py"))
-    return app.task("defect"), read_photos(app, app.task("defect"), open_inputs(app, FILES.split()))
+    return app.task("defect"), read_contents(app, app.task("defect"), open_inputs(app, FILES.split()))
 
 
 def test_labels_are_used_when_they_were_known(folder, photos):
     _, found = history(folder)
     assert len(found) == 160
     labels = {row["photo_id"]: row for row in map(json.loads, photos.labels_path.read_text().splitlines())}
-    assert [labels[event]["defect"] for event in found.ids] == list(found.labels)
+    assert [labels[event]["defect"] for event in found.ids] == list(found.labels["label"])
     until = int(np.median(found.known_ms))
     known = found.known(None, until)
     assert set(known.ids) == {event for event in found.ids if labels[event]["inspected_at"] < until}
@@ -80,16 +80,7 @@ def test_what_cannot_be_learned_is_told(folder):
     task, found = history(folder)
     few = found.where(np.arange(len(found)) < 6)
     with pytest.raises(TrainingError, match="at least two classes are needed, with 5 images each"):
-        train_on_photos(few, task, TrainingSettings(), folder / "out")
-    bad = found.where(np.array([label != "none" for label in found.labels]))
+        ImageLesson(few, task, TrainingSettings())
+    bad = found.where(np.array([label != "none" for label in found.labels["label"]]))
     with pytest.raises(TrainingError, match="no label is 'none', which stands for sound surfaces"):
-        train_on_photos(bad, task, TrainingSettings(), folder / "out")
-
-
-def test_macro_f1_agrees_with_scikit_learn():
-    from sklearn.metrics import f1_score
-
-    chance = np.random.default_rng(0)
-    for _ in range(5):
-        said, classes = chance.integers(0, 5, 60), chance.integers(0, 5, 60)
-        assert macro_f1(said, classes, 5) == pytest.approx(f1_score(classes, said, average="macro"))
+        ImageLesson(bad, task, TrainingSettings())

@@ -5,7 +5,7 @@ import pytest
 
 from ops.times import TimeError, read_time
 from ops.training.evaluating import Days
-from ops.training.evaluation import EvaluationError
+from ops.training.found import EvaluationError
 from ops.training.protocol import DAY_MS
 from pipeline.dataset import Dataset
 

@@ -13,11 +13,13 @@ from models.bundle import read_bundle
 from models.features import FeatureSpec
 from models.ftrl import Ftrl
 from ops.training.baseline import boosting
-from ops.training.evaluation import EvaluationError, EvaluationSettings, evaluate, evaluate_on
+from ops.training.evaluation import evaluate, evaluate_on
+from ops.training.event_training import train_on
+from ops.training.found import EvaluationError, EvaluationSettings
 from ops.training.history import read_history
 from ops.training.progressive import serve_and_learn
 from ops.training.protocol import DAY_MS, Protocol, ProtocolError, known_compromised
-from ops.training.training import TrainingSettings, train_on
+from ops.training.training import TrainingSettings
 from pipeline import App, Stream, Task
 from pipeline.dataset import Dataset
 from pipeline.loading import load_app
@@ -125,7 +127,7 @@ def test_an_evaluation_from_files_to_report_and_plots(csv, learner_only, tmp_pat
     assert names == ["blend", "blend, learning on", "learner", "learner, learning on", "gradient boosting"]
     assert all(0.6 < each.auc < 1 and 0.2 < each.average_precision < 1 for each in found.figures)
     assert all(0 <= each.calibration_error < 0.2 and 0 < each.card_precision < 1 for each in found.figures)
-    header, rows = found.table()
+    ((header, rows),) = found.tables()
     assert header[0] == "model"
     assert [row[0] for row in rows] == names
     assert {len(row) for row in rows} == {len(header)}
@@ -145,7 +147,7 @@ def test_a_bundle_from_disk_is_judged_as_when_it_was_trained(history, learner_on
     here = evaluate_on(history, learner_only, WEEK, tmp_path / "a", None, settings)
     bundle = read_bundle(here.trained.folder)
     again = evaluate_on(history, learner_only, WEEK, tmp_path / "b", bundle, settings)
-    assert again.table() == here.table()
+    assert again.tables() == here.tables()
     assert again.trained is None
 
 
@@ -158,7 +160,7 @@ def test_a_bundle_that_learned_labels_of_the_test_is_told(history, learner_only,
 
 def test_a_task_without_entity_cannot_leave_victims_out(learner_only, tmp_path):
     nobody = dataclasses.replace(learner_only, entity=None)
-    with pytest.raises(EvaluationError, match="task 'risk' has no entity, so nobody is known to be compromised; give"):
+    with pytest.raises(EvaluationError, match="task 'risk' has no entity whose victims could be left out; give"):
         evaluate(App("handbook", [nobody]), nobody, {}, WEEK, tmp_path)
 
 

@@ -5,7 +5,6 @@ import json
 import onnx
 import pytest
 
-from connectors.files import open_files
 from models.bundle import read_bundle
 from models.metrics import roc_auc
 from models.scorer import Scorer
@@ -14,20 +13,10 @@ from ops.training.history import as_known, read_history
 from ops.training.inspecting import inspect_bundle
 from ops.training.joint_training import train_together, trainable
 from ops.training.training import TrainingError, TrainingSettings
-from pipeline import App, Stream, Task
+from pipeline import App, Task
+from tests.ops.bank_streams import frauds, inputs, of_card, payments, terminal
 
 pytestmark = pytest.mark.timeout(400)  # two exports in one fixture, on a machine that others use
-texts = dict.fromkeys(("card", "terminal", "device", "place", "channel"), "string")
-payments = Stream("payments", id="event_id", time="ts", fields={**texts, "amount": "money"})
-frauds = Stream("frauds", id="event_id", time="reported_at", fields={"is_fraud": "bool"})
-card, terminal = payments.by("card"), payments.by("terminal")
-of_card = {
-    "amount": payments.amount,
-    "channel": payments.channel,
-    "count_1h": card.last("1h").count(),
-    "device_is_known": card.last("30d").seen("device"),
-    "amount_zscore_30d": card.last("30d").zscore("amount"),
-}
 of_terminal = {
     "amount": payments.amount,
     "count_1d": terminal.last("1d").count(),
@@ -48,10 +37,6 @@ def folder(tmp_path_factory):
         out,
     )
     return out
-
-
-def inputs(folder, *streams):
-    return {each.name: open_files([folder / f"{each.name}.jsonl"], each.schema, each.name) for each in streams}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +65,7 @@ def test_a_bundle_holds_its_own_experts_alone_and_remembers_its_own_training(tra
     for task, its in made.items():
         model = onnx.load_from_string(its.bundle.parts["moe.onnx"])
         sizes = json.loads({note.key: note.value for note in model.metadata_props}["pelton.sizes"])
-        assert sizes["experts"] == len(report["tasks"][task]["experts"]) == 3 < report["sizes"]["experts"] == 4
+        assert sizes["experts"] == len(report["tasks"][task]["experts"]) == 4 < report["sizes"]["experts"] == 5
         told = json.loads(its.bundle.parts["training.json"])
         assert told["tasks"] == ["cards", "terminals"]
         assert told["validation"] == report["validation"][task]
@@ -93,7 +78,8 @@ def test_stages_are_told_by_task_where_they_are_of_one(trained):
     _, stages, _ = trained
     names = list(dict.fromkeys(stage.name for stage in stages))
     assert names == [
-        "cards replay", "terminals replay", "network", "export", "cards scores", "cards learner", "terminals scores",
+        "cards replay", "terminals replay", "network", "cards export", "cards scores", "cards learner",
+        "terminals export", "terminals scores",
     ]  # fmt: skip
     last = {stage.name: stage for stage in stages}
     assert all(stage.done == stage.total for stage in last.values())

@@ -17,10 +17,11 @@ from models.text.scorer import NONE_READ, SupportScorer
 from ops.inputs import open_inputs
 from ops.runner import AppRunner
 from ops.simulate.messages import MessageSettings, simulate_messages
+from ops.training.contents import read_contents
 from ops.training.evaluating import Days
+from ops.training.found import EvaluationSettings
+from ops.training.joint_training import train_together
 from ops.training.support_evaluation import evaluate_support
-from ops.training.support_history import read_messages
-from ops.training.support_training import train_support
 from ops.training.training import TrainingError, TrainingSettings
 from pipeline.live import create_topics
 from pipeline.loading import load_app
@@ -30,6 +31,10 @@ from pipeline.verify import verify
 
 ROOT = Path(__file__).resolve().parents[2]
 MESSAGES, TRAINED = 700, 560
+
+
+def train(app, inputs, settings, out_dir):
+    return train_together(app, app.tasks, inputs, settings, out_dir)[app.task().name]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +49,7 @@ def desk(tmp_path_factory):
     lines = (folder / "messages.jsonl").read_bytes().splitlines()
     desk.lines, desk.until_ms = lines, json.loads(lines[TRAINED])["ts"]
     wanted = TrainingSettings(until_ms=desk.until_ms, quick=True, epochs=8)
-    desk.trained = train_support(desk, desk.task(), open_inputs(desk, desk.data), wanted, folder / "bundles")
+    desk.trained = train(desk, open_inputs(desk, desk.data), wanted, folder / "bundles")
     return desk
 
 
@@ -120,7 +125,7 @@ def test_texts_without_a_word_tell_nothing_and_disturb_no_other(desk):
 def test_the_evaluation_judges_the_same_messages_beside_tf_idf(desk, tmp_path):
     found = evaluate_support(
         desk, desk.task(), open_inputs(desk, desk.data), Days(test_start_ms=desk.until_ms), tmp_path,
-        desk.trained.bundle, TrainingSettings(),
+        desk.trained.bundle, EvaluationSettings(),
     )  # fmt: skip
     scorer, truth = SupportScorer(desk.trained.bundle), truth_of(desk)
     inside = [each for each in map(json.loads, desk.lines[TRAINED:])
@@ -134,7 +139,7 @@ def test_the_evaluation_judges_the_same_messages_beside_tf_idf(desk, tmp_path):
 
 
 def test_nothing_known_later_is_learned(desk):
-    known = read_messages(desk, desk.task(), open_inputs(desk, desk.data)).known(None, desk.until_ms)
+    known = read_contents(desk, desk.task(), open_inputs(desk, desk.data)).known(None, desk.until_ms)
     assert desk.trained.events == len(known) < TRAINED
     assert known.times_ms.max() < desk.until_ms
     assert known.known_ms.max() < desk.until_ms
@@ -156,8 +161,7 @@ def test_articles_alone_need_no_labels_and_no_network(desk, tmp_path):
     )
     faq = load_app(str(tmp_path / "faq.py"))
     (tmp_path / "questions.jsonl").write_text('{"id":"q","ts":1,"text":"lost card"}\n')
-    made = train_support(faq, faq.task(), open_inputs(faq, [str(tmp_path / "questions.jsonl")]), TrainingSettings(),
-                         tmp_path / "bundles")  # fmt: skip
+    made = train(faq, open_inputs(faq, [str(tmp_path / "questions.jsonl")]), TrainingSettings(), tmp_path / "bundles")
     (read,) = SupportScorer(made.bundle).read(["someone stole my card"], 2)
     assert read.articles[0][0] == "kb-card_lost_or_stolen"
     assert read.is_out_of_scope is None
@@ -166,7 +170,7 @@ def test_articles_alone_need_no_labels_and_no_network(desk, tmp_path):
 def test_too_few_messages_of_an_intent_are_named(desk, tmp_path):
     wanted = TrainingSettings(until_ms=json.loads(desk.lines[40])["ts"], quick=True)
     with pytest.raises(TrainingError, match=r"task 'support' has \d+ labelled messages, only [1-4] of '\w+'; at least"):
-        train_support(desk, desk.task(), open_inputs(desk, desk.data), wanted, tmp_path)
+        train(desk, open_inputs(desk, desk.data), wanted, tmp_path)
 
 
 def test_a_bundle_of_another_kind_is_refused(desk):

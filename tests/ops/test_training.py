@@ -6,31 +6,23 @@ import json
 import numpy as np
 import pytest
 
-from connectors.files import open_files
 from models.bundle import read_bundle
 from models.metrics import average_precision
 from models.scorer import Scorer
 from ops.simulate import SimulationSettings, simulate
+from ops.training.event_training import train_on
 from ops.training.history import as_known, read_history
 from ops.training.joint_training import train_together
-from ops.training.training import TrainingError, TrainingSettings, train_on
-from pipeline import App, Stream, Task
+from ops.training.training import TrainingError, TrainingSettings
+from pipeline import App, Task
+from tests.ops.bank_streams import card, frauds, inputs, of_card, payments, terminal
 
 DAY_MS = 86_400_000
 START_MS = 1_767_571_200_000
 UNTIL_MS = START_MS + 9 * DAY_MS
 
-texts = dict.fromkeys(("card", "terminal", "device", "place", "channel"), "string")
-payments = Stream("payments", id="event_id", time="ts", fields={**texts, "amount": "money"})
-frauds = Stream("frauds", id="event_id", time="reported_at", fields={"is_fraud": "bool"})
-card, terminal = payments.by("card"), payments.by("terminal")
-features = {
-    "amount": payments.amount,
-    "channel": payments.channel,
-    "count_1h": card.last("1h").count(),
+features = of_card | {
     "places_24h": card.last("24h").distinct("place"),
-    "device_is_known": card.last("30d").seen("device"),
-    "amount_zscore_30d": card.last("30d").zscore("amount"),
     "terminal_rate_3d": terminal.last("3d", delay="1d").rate(frauds.is_fraud),
 }
 risk = Task("risk", on=payments, features=features, label=frauds.is_fraud, entity="card")
@@ -47,12 +39,6 @@ def folder(tmp_path_factory):
     )
     simulate(settings, out)
     return out
-
-
-def inputs(folder):
-    return {
-        each.name: open_files([folder / f"{each.name}.jsonl"], each.schema, each.name) for each in (payments, frauds)
-    }
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +83,7 @@ def test_provenance_says_how_to_make_it_again(trained):
     assert len(told["data_sha256"]) == 64
     assert {"numpy", "torch", "onnx"} <= told.keys()
     assert made.bundle.meta.metrics == made.metrics
-    assert set(made.seconds) == {"replay", "network", "scores", "learner", "bundle"}
+    assert set(made.seconds) == {"replay", "network", "export", "scores", "learner", "bundle"}
     assert json.loads(made.report_path.read_text())["best_epoch"] >= 1
 
 
