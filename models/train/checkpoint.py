@@ -1,11 +1,12 @@
 """Checkpoints in a folder: arrays cut into pieces that are known by their hash, and only new pieces are written.
 
-    checkpoint/manifest.json    notes; for each array its type, shape and pieces; for each piece where it stands
+    checkpoint/manifest.json    a hash of the rest; notes; for each array its type, shape and pieces; for each piece where
+                                it stands
     checkpoint/000007.pieces    the pieces that were new at the seventh save, one after another
 
 An embedding that no event touched, an expert that nobody visited, weights that are kept as the best so far: all are
 written once. The manifest is replaced in one step after its pieces are on the disk, so a crash leaves the checkpoint of
-before. Every piece is verified on load. Nothing in it runs on load.
+before. The manifest and every piece are verified on load. Nothing in it runs on load.
 """
 
 import hashlib
@@ -68,19 +69,17 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save` wrote, and verify it.
 
     Raises:
-        CheckpointError: no such folder, it is not a checkpoint, or a piece is not what was written.
+        CheckpointError: no such folder, it is not a checkpoint, or manifest or a piece are not what was written.
     """
     if not (folder / MANIFEST).is_file():
         raise CheckpointError(f"there is no checkpoint at {folder}; train from the start, without resuming")
     try:
-        told = json.loads((folder / MANIFEST).read_text())
+        told = _manifest(folder)
         files = {name: (folder / name).read_bytes() for name in {place[0] for place in told["pieces"].values()}}
         pieces = {name: files[file][at : at + size] for name, (file, at, size) in told["pieces"].items()}
         for name, piece in pieces.items():
             if hashlib.sha256(piece).hexdigest() != name:
-                raise CheckpointError(
-                    f"{folder / told['pieces'][name][0]} was changed or torn; delete {folder} and train from the start"
-                )
+                raise _torn(folder, told["pieces"][name][0])
         arrays = {}
         for name, array in told["arrays"].items():
             data = bytearray(b"".join(pieces[piece] for piece in array["of"]))
@@ -97,7 +96,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _worth_keeping(folder: Path) -> dict[str, list]:
     """Return the places of pieces that the folder has, in files of which enough is still needed."""
     try:
-        places: dict[str, list] = json.loads((folder / MANIFEST).read_text())["pieces"]
+        places: dict[str, list] = _manifest(folder)["pieces"]
     except (OSError, KeyError, TypeError, ValueError):
         return {}
     needed: dict[str, int] = {}
@@ -108,10 +107,23 @@ def _worth_keeping(folder: Path) -> dict[str, list]:
     return {name: place for name, place in places.items() if place[0] in good}
 
 
+def _manifest(folder: Path) -> Any:
+    """Read the manifest: a line with the hash of the rest, and the rest."""
+    digest, told = (folder / MANIFEST).read_bytes().split(b"\n", 1)
+    if hashlib.sha256(told).hexdigest().encode() != digest:
+        raise _torn(folder, MANIFEST)
+    return json.loads(told)
+
+
+def _torn(folder: Path, name: str) -> CheckpointError:
+    return CheckpointError(f"{folder / name} was changed or torn; delete {folder} and train from the start")
+
+
 def _replace(folder: Path, told: dict[str, Any]) -> None:
     fresh = folder / "manifest.new"
-    with fresh.open("w") as file:
-        json.dump(told, file)
+    written = json.dumps(told).encode()
+    with fresh.open("wb") as file:
+        file.write(hashlib.sha256(written).hexdigest().encode() + b"\n" + written)
         file.flush()
         os.fsync(file.fileno())
     os.replace(fresh, folder / MANIFEST)

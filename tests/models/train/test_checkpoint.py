@@ -78,6 +78,10 @@ def test_a_piece_that_is_not_what_was_written_is_refused(tmp_path, damage):
         checkpoint.load(tmp_path)
 
 
+def signed(told: str) -> str:
+    return hashlib.sha256(told.encode()).hexdigest() + "\n" + told
+
+
 def test_a_torn_or_foreign_checkpoint_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"there is no checkpoint at .*; train from the start, without resuming"):
         checkpoint.load(tmp_path / "nothing")
@@ -85,7 +89,8 @@ def test_a_torn_or_foreign_checkpoint_is_refused(tmp_path):
         "not a checkpoint",
         "[]",
         "{}",
-        json.dumps({"pieces": {hashlib.sha256().hexdigest(): ["x", 0, 1]}}),
+        signed("{}"),
+        signed(json.dumps({"pieces": {hashlib.sha256().hexdigest(): ["x", 0, 1]}})),
     ):
         (tmp_path / "manifest.json").write_text(content)
         with pytest.raises(CheckpointError, match=r"is not a checkpoint .*delete it and train from the start"):

@@ -1,8 +1,11 @@
 """Several tasks on one trunk: who takes part in a step, what resuming gives, whether together is as good as alone."""
 
+import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +15,12 @@ from torch import nn
 from models.features import FeatureSpec
 from models.moe.network import Branch, cut_out
 from models.moe.settings import MoESettings
+from models.train import checkpoint
 from models.train.dataset import Sampling
 from models.train.events import EventData
-from models.train.joint import fit, together_alike
+from models.train.joint import CHECKPOINT, fit, together_alike
 from models.train.settings import TrainSettings
-from models.train.task_data import Batch, Validation, examples_of, on_device, rows_of
+from models.train.task_data import Batch, Repeated, Validation, examples_of, on_device, rows_of
 
 SIZES = MoESettings(
     width=16, heads=2, experts=8, expert_width=8, shared_width=8, bins=8, waves=2, members=2, head_width=16
@@ -132,6 +136,87 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(trained, tmp_path, stop_
     assert resumed.report["curves"] == trained.report["curves"]
     if stop_at == 9:  # the task with the most steps had done seven of an epoch, this one fewer
         assert 0 < tasks["support"].asked[0][1] < 5
+
+
+@pytest.fixture(scope="module")
+def torn(tmp_path_factory):
+    """The folder of a run that ended after a checkpoint in the middle of an epoch."""
+    folder = tmp_path_factory.mktemp("torn")
+
+    def interrupt(progress):
+        if progress.step == 9:
+            raise InterruptedRunError
+
+    with pytest.raises(InterruptedRunError, match=r"^$"):
+        fit(three(), SETTINGS, folder, interrupt, sizes=SIZES)
+    return folder
+
+
+@contextmanager
+def damaged(path: Path, at: int):
+    """Flip a bit, and flip it back."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 4
+    path.write_bytes(content)
+    yield
+    content[at] ^= 4
+    path.write_bytes(content)
+
+
+def test_a_run_does_not_resume_from_a_checkpoint_of_which_any_piece_is_damaged(torn):
+    folder, tasks = torn / CHECKPOINT, three()
+    told = json.loads((folder / "manifest.json").read_bytes().split(b"\n", 1)[1])
+    message = r"\.pieces was changed or torn; delete .*checkpoint and train from the start$"
+    assert len(told["pieces"]) > 50
+    for file, at, size in told["pieces"].values():
+        with damaged(folder / file, at + size // 2), pytest.raises(checkpoint.CheckpointError, match=message):
+            checkpoint.load(folder)
+    firsts = {name.split(".")[0]: array["of"][0] for name, array in told["arrays"].items()}
+    assert firsts.keys() == {"network", "average", "best", "optimizer", "visits", "last"}
+    for piece in firsts.values():
+        file, at, _ = told["pieces"][piece]
+        with damaged(folder / file, at), pytest.raises(checkpoint.CheckpointError, match=message):
+            fit(tasks, SETTINGS, torn, sizes=SIZES, resume=True)
+
+
+def test_a_run_does_not_resume_with_a_manifest_that_was_changed(torn):
+    manifest, tasks = torn / CHECKPOINT / "manifest.json", three()
+    whole = manifest.read_bytes()
+    message = r"manifest\.json was changed or torn|is not a checkpoint .*delete it and train from the start"
+    for at in range(0, len(whole), len(whole) // 100):
+        with damaged(manifest, at), pytest.raises(checkpoint.CheckpointError, match=message):
+            checkpoint.load(manifest.parent)
+    later = whole.replace(b'"epoch": 0', b'"epoch": 1')
+    assert later != whole
+    for changed in (later, whole[:-5], b""):  # of an epoch that never was; cut off; empty
+        manifest.write_bytes(changed)
+        with pytest.raises(checkpoint.CheckpointError, match=message):
+            fit(tasks, SETTINGS, torn, sizes=SIZES, resume=True)
+    manifest.write_bytes(whole)
+
+
+def test_pieces_that_are_gone_are_missed(torn):
+    file = next((torn / CHECKPOINT).glob("*.pieces"))
+    content = file.read_bytes()
+    file.unlink()
+    with pytest.raises(checkpoint.CheckpointError, match=r"is not a checkpoint .*delete it and train from the start"):
+        fit(three(), SETTINGS, torn, sizes=SIZES, resume=True)
+    file.write_bytes(content)
+
+
+def test_data_that_is_repeated_gives_the_same_steps_wherever_an_epoch_is_taken_up():
+    data = Repeated(Texts(steps=3), 2)
+    assert data.steps_per_epoch == 6
+    made = Texts(steps=3)
+    torch.manual_seed(1)
+    once = [*made.steps(2, 0), *made.steps(3, 0)]
+    for first in range(6):
+        steps = list(data.steps(1, first))
+        assert len(steps) == 6 - first
+        for parts, others in zip(steps, once[first:], strict=True):
+            for part, other in zip(parts, others, strict=True):
+                np.testing.assert_array_equal(part.targets, other.targets)
+    assert data.identity() == {"seed": 0, "passes": 2}
 
 
 def test_each_task_goes_once_through_its_data_in_an_epoch(trained):
