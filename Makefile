@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(BASE) ## Watch a payments stream being scored; sets up what it needs, under 3 minutes
+demo: $(BASE) ## Watch payments, messages and photographs being decided; sets up what it needs, under 3 minutes
 	$(BIN)/pelton demo
 
 test: check ## Set up, check format, lint, types and imports, then run all tests

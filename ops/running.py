@@ -13,7 +13,7 @@ from ops.runner import AppRunner
 from ops.settings import Settings
 from ops.sink_feed import group_of_sink
 from ops.views import live_words
-from ops.views.live_figures import LiveFigures, Picture
+from ops.views.live_app import AppFigures, Pictures
 from ops.views.live_show import Show, stopping_on_signals
 from pipeline.app import App
 
@@ -54,12 +54,12 @@ def run_app(
         tokeniser, sealer, registry = stack.enter_context(kept_here(app, settings, note))
         log = stack.enter_context(settings.open_log(sealer, make=True))
         sinks = open_sinks(app, log, outputs)
-        figures = LiveFigures(app)
+        figures = AppFigures(app, log, tokeniser)
         metrics = stack.enter_context(serving_metrics(app, metrics_at, note)) if metrics_at is not None else None
         began_s = time.monotonic()
 
-        def picture() -> Picture:
-            return figures.picture(time.monotonic() - began_s, runner.learned, tuple(runner.problems))
+        def pictures() -> Pictures:
+            return figures.pictures(time.monotonic() - began_s, runner.learned, tuple(runner.problems))
 
         runner = AppRunner(
             app, log, registry, settings.data, tokeniser, sealer, sinks,
@@ -73,9 +73,9 @@ def run_app(
                         f"going on after commit {worker.commit:,}: {worker.replayed:,} records replayed for the windows"
                     )
             began_s = time.monotonic()
-            with stopping_on_signals(runner.stop), Show(picture, "pelton run", plain):
+            with stopping_on_signals(runner.stop), Show(pictures, "pelton run", plain):
                 runner.run(until_idle)
-        return live_words.summary(picture())
+        return live_words.summary_of(pictures())
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from ops.message_formats import decoders_of
 from ops.running import kept_here, serving_metrics
 from ops.settings import Settings, SettingsError
 from ops.views import live_words
-from ops.views.live_figures import LiveFigures, Picture
+from ops.views.live_app import AppFigures, Pictures
 from ops.views.live_show import Show, stopping_on_signals
 from pipeline.app import App
 from pipeline.learning import LearnerLoop
@@ -79,14 +79,14 @@ def run_on_kafka(app: App, settings: Settings, how: KafkaRun, note: Note) -> lis
         if how.metrics_at is not None:
             metrics = stack.enter_context(serving_metrics(app, how.metrics_at, note, "kafka"))
         following = Following(app, registry, metrics.serving if metrics is not None else None)
-        figures, summed = LiveFigures(app), Summed()
+        figures, summed = AppFigures(app), Summed()
         began_s = time.monotonic()
 
         def on_step(worker: Worker, step: Step) -> None:
             figures.add(summed.step(worker, step), time.monotonic() - began_s)
 
-        def picture() -> Picture:
-            return figures.picture(time.monotonic() - began_s, runner.learned, tuple(runner.problems))
+        def pictures() -> Pictures:
+            return figures.pictures(time.monotonic() - began_s, runner.learned, tuple(runner.problems))
 
         def learning() -> Learning:
             assert registry is not None
@@ -113,9 +113,9 @@ def run_on_kafka(app: App, settings: Settings, how: KafkaRun, note: Note) -> lis
         )  # fmt: skip
         if metrics is not None:
             metrics.ask(end=log.end, learned=lambda: runner.learned, problems=lambda: runner.problems)
-        with stopping_on_signals(runner.stop), Show(picture, "pelton run", how.plain):
+        with stopping_on_signals(runner.stop), Show(pictures, "pelton run", how.plain):
             runner.run(how.until_idle)
-        return live_words.summary(picture())
+        return live_words.summary_of(pictures())
 
 
 def checked_partitions(app: App, kafka: KafkaSettings) -> int:

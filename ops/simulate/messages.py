@@ -34,6 +34,7 @@ class MessageSettings:
         answer_median_h: hours until half of the messages are answered, which is when their labels are known.
         lost_share: share that nobody ever answers.
         seed: of all randomness.
+        start_ms: before the first message, milliseconds since the epoch.
     """
 
     messages: int = 5_000
@@ -44,6 +45,7 @@ class MessageSettings:
     answer_median_h: float = 3.0
     lost_share: float = 0.02
     seed: int = 7
+    start_ms: int = MONDAY_2026_MS
 
     def __post_init__(self) -> None:
         """Refuse what cannot be made."""
@@ -80,7 +82,7 @@ def simulate_messages(settings: MessageSettings, out: Path) -> MessageSummary:
     except (FileExistsError, NotADirectoryError) as error:
         raise SimulationError(f"{out} is not a folder, or lies below a file; choose another --out") from error
     chance = np.random.Generator(np.random.PCG64(settings.seed))
-    time_ms = float(MONDAY_2026_MS)
+    time_ms = float(settings.start_ms)
     messages, labels, outside = [], [], 0
     for number in range(settings.messages):
         time_ms += chance.exponential(HOUR_MS / settings.per_hour)

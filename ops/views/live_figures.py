@@ -12,9 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ops.views.live_kinds import Told, reader_of
 from pipeline.app import App
 from pipeline.learning import Learned
 from pipeline.live import Step
+from pipeline.stages import alone
+from pipeline.topics import group_of
 
 Int64s = NDArray[np.int64]
 LATENCY_MS_MAX = 60_000  # longer ones are counted as this long
@@ -78,6 +81,7 @@ class Picture:
         latest: newest decisions, newest first.
         dead: dead letters, in this run.
         seconds: where the worker's time went: see `Step.seconds`.
+        told: of a task that reads or looks: examples, and what labels said; None of others.
         problems: what is wrong, in words.
     """
 
@@ -106,6 +110,7 @@ class Picture:
     latest: tuple[Shown, ...] = ()
     dead: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
+    told: Told | None = None
     problems: tuple[str, ...] = ()
 
 
@@ -124,6 +129,10 @@ class LiveFigures:
 
     def __init__(self, app: App, task: str | None = None) -> None:
         self._task = app.task(task) if task else app.tasks[0]
+        self._reader = reader_of(self._task)
+        self._group, plan = group_of(app.name, self._task.on.name), app.plans[self._task.on.name]
+        self._topics = {each.topic for each in alone(plan, self._group).inputs}
+        self._is_alone = len(app.plans) == 1
         money = [each.name for each in self._task.on.schema.fields if each.type == "money"]
         self._money = money[0] if money else None
         self._lock = threading.Lock()
@@ -150,15 +159,22 @@ class LiveFigures:
 
     def _take_manifest(self, step: Step, at_s: float) -> None:
         manifest, name = step.manifest, self._task.name
+        mine = {each: counts for each, counts in manifest.ledgers.items() if self._is_mine(each)}
+        labels = manifest.labels if self._reader is not None else self._now.labels
         now = replace(
-            self._now, ledgers=manifest.ledgers, rung=manifest.rungs.get(name, "rules"), dead=self._now.dead + step.dead
-        )
+            self._now, ledgers={**self._now.ledgers, **mine}, labels=labels,
+            rung=manifest.rungs.get(name, self._now.rung), dead=self._now.dead + step.dead,
+        )  # fmt: skip
         served = (manifest.bundles.get(name, ""), manifest.snapshots.get(name, ""))
         if name in manifest.bundles and (
             not now.changes or served != (now.changes[-1].bundle, now.changes[-1].snapshot)
         ):
             now = replace(now, changes=(*now.changes, Change(at_s, *served)))
         self._now = now
+
+    def _is_mine(self, topic: str) -> bool:
+        """Whether the task's stream, what belongs to it or what is between its stages stands in a topic."""
+        return self._is_alone or topic in self._topics or topic.startswith(f"{self._group}.")
 
     def _take_decisions(self, step: Step, rows: pa.RecordBatch, at_s: float) -> None:
         count = rows.num_rows
@@ -183,6 +199,9 @@ class LiveFigures:
             event_ms=max(self._now.event_ms, pc.max(rows.column("time_ms")).as_py()),
             threshold=float("nan") if threshold is None else threshold,
         )  # fmt: skip
+        if self._reader is not None:
+            self._reader.add(step.rows, rows)
+            return
         self._show(step.rows, rows, np.flatnonzero(is_alert)[-DECISIONS_KEPT:].tolist())
 
     def _show(self, events: pa.RecordBatch, rows: pa.RecordBatch, chosen: list[int]) -> None:
@@ -203,6 +222,17 @@ class LiveFigures:
             )  # fmt: skip
             self._latest.appendleft(shown)
 
+    @property
+    def takes_labels(self) -> bool:
+        """Whether labels are to be given to `label`: no learner says how good the decisions are."""
+        return self._reader is not None
+
+    def label(self, ids: list[str], said: list[str | None]) -> None:
+        """Take labels: ids of events, and what was said of each."""
+        if self._reader is not None:
+            with self._lock:
+                self._reader.label(ids, said)
+
     def picture(
         self, elapsed_s: float, learned: Mapping[str, Learned] | None = None, problems: tuple[str, ...] = ()
     ) -> Picture:
@@ -219,6 +249,7 @@ class LiveFigures:
                 latency_ms=_of_counts(self._latency), recent_ms=_of_values(self._recent[:newest]),
                 decisions=dict(self._counts), latest=tuple(self._latest), seconds=dict(self._seconds),
                 alert_rate=float(self._alerts[:newest].mean()) if newest else float("nan"),
+                told=self._reader.told() if self._reader is not None else None,
             )  # fmt: skip
 
     def _with_quality(self, now: Picture, mine: Learned, elapsed_s: float) -> Picture:

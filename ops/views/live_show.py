@@ -7,37 +7,38 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import zip_longest
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from ops.views import live_words
-from ops.views.live_figures import Picture
+from ops.views.live_app import Pictures
 
 if TYPE_CHECKING:
     from rich.live import Live
 
 FRAME_S = 0.2
-PLAIN_FRAMES = 10  # frames between two plain lines
+PLAIN_FRAMES = 10  # frames between two plain lines, for each task
 
 
 class Show(AbstractContextManager["Show"]):
-    """A thread that asks for a picture five times a second and shows it.
+    """A thread that asks for pictures, one per task, five times a second and shows them.
 
     Args:
-        picture: what to show.
+        pictures: what to show.
         title: of the view.
         plain: print lines although there is a terminal; without a terminal they are printed anyway.
-        tick: called with each picture, for whoever decides when it ends.
+        tick: called with all pictures, for whoever decides when it ends.
     """
 
     def __init__(
         self,
-        picture: Callable[[], Picture],
+        pictures: Callable[[], Pictures],
         title: str,
         plain: bool = False,
-        tick: Callable[[Picture], None] | None = None,
+        tick: Callable[[Pictures], None] | None = None,
     ) -> None:
-        self._picture, self._title, self._tick = picture, title, tick
+        self._pictures, self._title, self._tick = pictures, title, tick
         self._live = None if plain else _live()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="view", daemon=True)
@@ -57,30 +58,36 @@ class Show(AbstractContextManager["Show"]):
             self._live.stop()
 
     def _run(self) -> None:
-        frame, told = 0, ""
+        frame, told = 0, list[str | None]()
         while not self._ended.wait(FRAME_S):
-            picture = self._picture()
+            pictures = self._pictures()
             frame += 1
             if self._live is not None:
-                self._draw(picture)
-            elif frame % PLAIN_FRAMES == 0:
-                told = self._print(picture, told)
+                self._draw(pictures)
+            elif frame % (PLAIN_FRAMES * len(pictures)) == 0:
+                told = self._print(pictures, told)
             if self._tick is not None:
-                self._tick(picture)
+                self._tick(pictures)
 
-    def _draw(self, picture: Picture) -> None:
+    def _draw(self, pictures: Pictures) -> None:
+        from ops.views.live_board import draw_board
         from ops.views.live_view import draw
 
         assert self._live is not None
-        size = self._live.console.size
-        self._live.update(draw(picture, size.width, size.height, self._title), refresh=True)
+        console = self._live.console
+        width, height = console.size
+        if len(pictures) > 1 or pictures[0].told is not None:
+            drawn = draw_board(pictures, width, height, self._title, console.color_system is not None)
+        else:
+            drawn = draw(pictures[0], width, height, self._title)
+        self._live.update(drawn, refresh=True)
 
-    def _print(self, picture: Picture, told: str) -> str:
-        """Print a line, and the newest alert if it is another one than last time."""
-        alert = live_words.decision_line(picture)
-        lines = [live_words.line(picture), *([alert] if alert and alert != told else [])]
-        print("\n".join(lines), flush=True)
-        return alert or ""
+    def _print(self, pictures: Pictures, told: list[str | None]) -> list[str | None]:
+        """Print a line per task, and the newest example of each if it is another one than last time."""
+        examples = [live_words.decision_line(each) for each in pictures]
+        for line, example, before in zip_longest(live_words.lines(pictures), examples, told):
+            print(line if example is None or example == before else f"{line}\n{example}", flush=True)
+        return examples
 
 
 def _live() -> Live | None:

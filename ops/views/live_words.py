@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from models.learner import LearnerSettings
+from ops.views import live_kind_words as kinds
 from ops.views.live_figures import Picture, is_closed
 
 PREQUENTIAL = LearnerSettings().window  # labels that the quality of a live stream is measured on
@@ -116,6 +117,11 @@ def rate(picture: Picture, seconds: int = 3) -> float:
 
 def line(picture: Picture) -> str:
     """Say how it goes in one plain line."""
+    if picture.told is not None:
+        return " | ".join([
+            clock(picture.elapsed_s), event_time(picture.event_ms), f"{rate(picture):,.0f} events/s",
+            latency(picture.recent_ms), kinds.decided(picture.told), kinds.quality(picture.told),
+        ])  # fmt: skip
     parts = [
         clock(picture.elapsed_s), event_time(picture.event_ms), f"{rate(picture):,.0f} events/s",
         latency(picture.recent_ms), f"alerts {percent(picture.alert_rate)} from {number(picture.threshold, 2)}",
@@ -128,7 +134,10 @@ def line(picture: Picture) -> str:
 
 
 def decision_line(picture: Picture) -> str | None:
-    """Say the newest alert in one plain line; None before the first."""
+    """Say the newest alert, or what was read last, in one plain line; None before the first."""
+    if picture.told is not None:
+        told = kinds.example(picture.told)
+        return f"      {told}" if told is not None else None
     for shown in picture.latest:
         if shown.decision != "allow":
             amount = f" {shown.amount:,.2f}" if math.isfinite(shown.amount) else ""
@@ -139,6 +148,20 @@ def decision_line(picture: Picture) -> str | None:
     return None
 
 
+def lines(pictures: Sequence[Picture]) -> list[str]:
+    """Say how it goes in plain lines, one per task; of several, each begins with its name."""
+    if len(pictures) == 1:
+        return [line(pictures[0])]
+    return [f"{each.task:<8} {line(each)}" for each in pictures]
+
+
+def summary_of(pictures: Sequence[Picture]) -> list[tuple[str, str]]:
+    """Say what was done, as names and values; of several tasks one after the other, each below its name."""
+    if len(pictures) == 1:
+        return summary(pictures[0])
+    return [pair for each in pictures for pair in [("", ""), (f"task {each.task}", ""), *summary(each)]][1:]
+
+
 def summary(picture: Picture) -> list[tuple[str, str]]:
     """Say what was done, as names and values."""
     seconds = max(picture.elapsed_s, 1e-9)
@@ -147,7 +170,9 @@ def summary(picture: Picture) -> list[tuple[str, str]]:
         found.append(("latency", f"{latency(picture.latency_ms)}, from append to committed decision"))
     for name, counts in picture.ledgers.items():
         found.append((name, f"{ledger(counts, short=True)}: {'closed' if is_closed(counts) else 'NOT CLOSED'}"))
-    if picture.decided:
+    if picture.told is not None and picture.decided:
+        found += kinds.totals(picture.told)
+    elif picture.decided:
         counts = picture.decisions
         target = f", {percent(picture.alert_target)} wanted" if math.isfinite(picture.alert_target) else ""
         share = percent((counts["review"] + counts["block"]) / picture.decided)
@@ -159,10 +184,16 @@ def summary(picture: Picture) -> list[tuple[str, str]]:
 
 
 def folded(pairs: Sequence[tuple[str, str]], width: int) -> list[str]:
-    """Return names and values as lines of at most `width` columns; what is folded stands below its value."""
+    """Return names and values as lines of at most `width` columns; what is folded stands below its value.
+
+    A name without a value stands alone, as a heading.
+    """
     room = max((len(name) for name, _ in pairs), default=0) + 2
-    lines = []
+    lines: list[str] = []
     for name, value in pairs:
+        if not value:
+            lines.append(name)
+            continue
         lines += textwrap.wrap(
             value, width, initial_indent=name.ljust(room), subsequent_indent=" " * room, break_on_hyphens=False,
             break_long_words=False,
@@ -173,6 +204,8 @@ def folded(pairs: Sequence[tuple[str, str]], width: int) -> list[str]:
 def _learning(picture: Picture) -> list[tuple[str, str]]:
     if not picture.labels:
         return []
+    if picture.told is not None:
+        return [("labels", label_ledger(picture.labels))]
     found = [("labels", label_ledger(picture.labels)), ("learner", f"{picture.snapshots} snapshots passed the gate")]
     if picture.refused:
         found.append(("", f"the last did not: {picture.refused}"))
