@@ -33,14 +33,18 @@ def torch_grouped(layer: Layer) -> Callable[[Tensor], Tensor]:
 
 
 def vllm_fused(layer: Layer) -> Callable[[Tensor], Tensor] | None:
-    """vLLM's Triton kernel with torch's router before it and shared expert beside it; None if vLLM is not installed."""
+    """vLLM's Triton kernel with torch's router before it and shared expert beside it; None if vLLM is not installed.
+
+    Never run so far: written after its sources. It gets no name for the activation, which was a text and became an
+    enumeration; silu times the value is what all versions take by themselves.
+    """
     if fused_experts is None:
         return None
     up, down = layer.up.mT.contiguous(), layer.down.mT.contiguous()  # its layout: (e, 2f, d), (e, d, f)
 
     def answer(rows: Tensor) -> Tensor:
         weights, ids = _routed(layer, rows)
-        return fused_experts(rows, up, down, weights, ids.int(), activation="silu") + _shared(layer, rows)
+        return fused_experts(rows, up, down, weights, ids.int()) + _shared(layer, rows)
 
     return answer
 
