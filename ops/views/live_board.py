@@ -20,6 +20,7 @@ from ops.views.live_parts import DECISION_STYLES, alerts, auc, grid, header, lat
 PICTURE_ROWS_MIN, PICTURE_ROWS_MAX = 6, 12
 WIDE, TEXT_MIN = 100, 48  # columns from which the photograph stands beside its heat map; columns for what is said
 PIXELS = 96  # along a side of what a small picture is made of
+RATE_SPAN_MIN = 8  # events a second; of rare events, chance alone makes more or less
 FIXED = 4  # lines of each panel between its frame: events, records, quality, decisions
 
 
@@ -79,8 +80,9 @@ def _body(picture: Picture, width: int, lines: int, colours: bool) -> Renderable
 def _text(picture: Picture, width: int, lines: int) -> Table:
     found = grid()
     room = min(max(width - 52, 0), 60)
+    rates = words.sparkline(picture.rates, room, span_min=RATE_SPAN_MIN)
     found.add_row("events", Text.assemble(
-        (f"{words.rate(picture):>6,.0f} /s ", "bold"), (words.sparkline(picture.rates, room), "green"),
+        (f"{words.rate(picture):>6,.0f} /s ", "bold"), (rates, "green"),
         "  " if room else "", latency(picture.recent_ms),
     ))  # fmt: skip
     counts = next(iter(picture.ledgers.values()), None)
@@ -115,7 +117,7 @@ def _examples(picture: Picture, count: int) -> list[Text]:
     if isinstance(told, SupportTold):
         for each in told.latest:
             found += [Text(f'"{each.text}"'), Text(f"  → {kinds.read(each)}", "green")]
-        return found[:count] if count != 1 else [Text(kinds.message(each)) for each in told.latest[:1]]
+        return found[: count - count % 2] if count != 1 else [Text(kinds.message(each)) for each in told.latest[:1]]
     if isinstance(told, DefectTold):
         return [
             Text.assemble((f"{each.decision} ", DECISION_STYLES.get(each.decision, "")), kinds.seen(each))

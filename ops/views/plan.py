@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 
-from connectors.schema import TextField
+from connectors.schema import Field, TextField
 from pipeline.app import AnyTask, App, Task
 from pipeline.defects import DefectTask
 from pipeline.durations import in_words
@@ -59,7 +59,7 @@ def _about(span_ms: int) -> str:
 
 def _stream_line(stream: Stream) -> str:
     fields = ", ".join(
-        f"{field.name} {field.sensitive or field.type}{'?' if field.optional else ''}"
+        f"{field.name} {_type(field)}{'?' if field.optional else ''}"
         for field in stream.schema.fields
         if field.name not in (stream.schema.id, stream.schema.time)
     )
@@ -68,6 +68,12 @@ def _stream_line(stream: Stream) -> str:
     return (
         f"reads {stream.name}: id {schema.id}, time {schema.time}, {in_words(stream.lateness_ms)} late, {key}; {fields}"
     )
+
+
+def _type(field: Field) -> str:
+    if field.content is not None:
+        return "text" if isinstance(field.content, TextField) else "image"
+    return field.sensitive or field.type
 
 
 def _groups(plan: StreamPlan) -> Iterator[tuple[int, str]]:

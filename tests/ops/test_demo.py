@@ -33,6 +33,7 @@ from ops.producer import Producer, read_script
 from ops.simulate import simulate
 from ops.simulate.messages import simulate_messages
 from ops.simulate.photos import simulate_photos
+from ops.views.plan import lines as plan_lines
 from pipeline.dataset import collect
 from pipeline.kinds import scorer_of
 from pipeline.loading import load_app
@@ -69,6 +70,9 @@ def test_the_app_has_three_tasks_on_streams_of_their_own():
     assert [task.name for task in app.tasks] == list(BUNDLES)
     assert list(app.streams) == list(STREAMS)
     assert list(app.plans) == ["payments", "messages", "photos"]
+    said = "\n".join(text for _, text in plan_lines(app))
+    for part in ("customer string, body text", "line string, image image", "task risk", "task support", "task defect"):
+        assert part in said
 
 
 @pytest.mark.parametrize("task", BUNDLES)
