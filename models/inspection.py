@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,8 +112,8 @@ class Network:
             return dims[0] // (self.settings.buckets + 1) * dims[1]
         return count
 
-    def look(self, features: NDArray[np.float64]) -> Seen:
-        """Let the network score (events, columns), and watch."""
+    def look(self, features: NDArray[np.float64], tell: Callable[[int], object] = lambda done: None) -> Seen:
+        """Let the network score (events, columns), and watch; `tell` is told how many are done."""
         layers, experts = self.settings.layers, self.settings.experts
         session = self._watched()
         names = [name.format(layer) for name in (CHOSEN, ATTENTION) for layer in range(1, layers + 1)]
@@ -132,6 +132,7 @@ class Network:
                     visits[layer] += counted
             for layer, share in enumerate(found[layers:]):  # (events, heads, asking, t); the summary asks first
                 attention[layer] += share[:, :, 0].mean(axis=1, dtype=np.float64).sum(axis=0)
+            tell(first + len(part))
         return Seen(len(features), tuple(visits), attention / max(len(features), 1))
 
     def _watched(self) -> onnxruntime.InferenceSession:

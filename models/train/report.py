@@ -142,6 +142,7 @@ def write_report(
 def _plots(out_dir: Path, history: History, judged: dict[str, Validation]) -> None:
     """Draw a row for each task, loss, figure and its own curves, and one of gradients and loads for all."""
     from matplotlib.figure import Figure  # no pyplot: nothing global, no display
+    from matplotlib.ticker import MaxNLocator
 
     columns = 2 + max(len(validation.curves) for validation in judged.values())
     figure = Figure(figsize=(4.6 * columns, 4 * (1 + len(judged))), layout="constrained")
@@ -154,6 +155,7 @@ def _plots(out_dir: Path, history: History, judged: dict[str, Validation]) -> No
         row[1].plot(epochs, [epoch["tasks"][task]["figure"] for epoch in history.epochs], "o-")
         row[1].axvline(history.best_epoch, linestyle=":")
         row[1].set(title=f"{task}: validation", xlabel="epoch")
+        row[1].xaxis.set_major_locator(MaxNLocator(integer=True))
         for axis, curve in zip(row[2:], validation.curves, strict=False):
             axis.plot(curve.x, curve.y)
             axis.set(title=f"{task}: {curve.title}", xlabel=curve.x_label, ylabel=curve.y_label)

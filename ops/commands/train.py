@@ -91,6 +91,6 @@ def _tell(trained: Any, registry_of: Any, app: str, are_several: bool, now_ms: i
         say(f"bundle {made.bundle.id} in {made.folder}")
         if registry_of is not None:
             say(register_bundle(registry_of, name, made.folder, now_ms))
-    for name, made in trained.items():
-        only = f" --task {name}" if are_several else ""
-        say(f"Judge it: pelton evaluate {app} --data FILES --bundle {made.folder}{only}")
+    out = next(iter(trained.values())).folder
+    which = f"{out.parent} --task all" if len(trained) > 1 else f"{out} --task {name}" if are_several else str(out)
+    say(f"Judge {'them' if len(trained) > 1 else 'it'}: pelton evaluate {app} --data FILES --bundle {which}")

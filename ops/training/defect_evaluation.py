@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.files import FileInput
-from connectors.secrets import Tokeniser
-from models.bundle import Bundle
 from models.defect_scorer import DefectScorer
 from models.defects import CARD, DefectCard, DefectScores
 from models.metrics import roc_auc
@@ -20,7 +16,7 @@ from ops.training.contents import Contents
 from ops.training.defect_baseline import BASELINE, defects_by_edges
 from ops.training.defect_plots import write_defect_plots
 from ops.training.defect_training import figures
-from ops.training.evaluating import Days, content_test
+from ops.training.evaluating import ContentTest
 from ops.training.found import (
     REPORT,
     EvaluationError,
@@ -33,7 +29,6 @@ from ops.training.found import (
     pairs_table,
     speed,
 )  # fmt: skip
-from pipeline.app import App
 from pipeline.defects import DefectTask
 
 TIMED_IMAGES = 50
@@ -71,33 +66,13 @@ class DefectEvaluation(Found):
 
 
 def evaluate_defects(
-    app: App,
-    task: DefectTask,
-    inputs: Mapping[str, FileInput],
-    days: Days,
-    out_dir: Path,
-    bundle: Bundle | None,
-    settings: EvaluationSettings,
-    progress: Progress = silent,
-    tokeniser: Tokeniser | None = None,
+    asked: ContentTest, task: DefectTask, out_dir: Path, settings: EvaluationSettings, progress: Progress = silent
 ) -> DefectEvaluation:
-    """Judge a bundle, or one trained as of the test's begin, by the images of the test; write report and plots.
-
-    Args:
-        app: holds the task.
-        task: with a label.
-        inputs: stream name -> its files.
-        days: of training and test; the test is the last 30 % of the time, if not given.
-        out_dir: made if missing.
-        bundle: to judge; None trains one.
-        settings: baseline, training, masks.
-        progress: told often.
-        tokeniser: for sensitive fields.
+    """Judge a bundle by the images of a test; write report and plots into `out_dir`.
 
     Raises:
-        ValueError: there is nothing to judge, or nothing can be trained; one sentence.
+        EvaluationError: the test has labels that the bundle does not know.
     """
-    asked = content_test(app, task, inputs, days, out_dir, bundle, settings, progress, tokeniser)
     bundle, test = asked.bundle, asked.test
     card = DefectCard.from_json(bundle.part(CARD))
     unknown = sorted({str(label) for label in test.labels["label"]} - set(card.classes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from ops.training.history import read_history
 from pipeline.app import App, Task
 
 ROWS_MAX = 10_000  # of the data, evenly spread: shares need no more
-PIECE = 1_024
 
 
 class InspectionError(ValueError):
@@ -152,16 +151,5 @@ def with_data(
     if not len(data):
         raise InspectionError("the data has no event that the task decides; give other files")
     rows = data.features[:: -(-len(data) // ROWS_MAX)]
-    pieces = []
-    for first in range(0, len(rows), PIECE):
-        pieces.append(found.network.look(rows[first : first + PIECE]))
-        progress(Stage("network", min(first + PIECE, len(rows)), len(rows)))
-    return Inspection(
-        found.bundle, found.network, found.parts, found.tokens, found.memory, _together(pieces), len(data)
-    )  # fmt: skip
-
-
-def _together(pieces: list[Seen]) -> Seen:
-    events = sum(each.events for each in pieces)
-    visits = tuple(np.sum(layers, axis=0) for layers in zip(*(each.visits for each in pieces), strict=True))
-    return Seen(events, visits, np.sum([each.attention * (each.events / events) for each in pieces], axis=0))
+    seen = found.network.look(rows, lambda done: progress(Stage("network", done, len(rows))))
+    return replace(found, seen=seen, events=len(data))

@@ -11,7 +11,7 @@ from models.bundle import MANIFEST, Bundle, BundleError, read_bundle
 from ops.progress import Progress, silent
 from ops.served import bundle_of
 from ops.settings import Settings
-from ops.training.evaluating import Days
+from ops.training.evaluating import Days, content_test
 from ops.training.found import EvaluationError, EvaluationSettings, Found
 from ops.training.joint_training import trainable
 from pipeline.app import AnyTask, App, Task
@@ -38,13 +38,14 @@ def judge(
         from ops.training.evaluation import evaluate  # late, like the others: each brings models of its own
 
         return evaluate(app, task, inputs, days, out_dir, bundle, settings, progress, tokeniser)
+    asked = content_test(app, task, inputs, days, out_dir, bundle, settings, progress, tokeniser)
     if isinstance(task, DefectTask):
         from ops.training.defect_evaluation import evaluate_defects
 
-        return evaluate_defects(app, task, inputs, days, out_dir, bundle, settings, progress, tokeniser)
+        return evaluate_defects(asked, task, out_dir, settings, progress)
     from ops.training.support_evaluation import evaluate_support
 
-    return evaluate_support(app, task, inputs, days, out_dir, bundle, settings, progress, tokeniser)
+    return evaluate_support(asked, task, out_dir, settings, progress)
 
 
 def bundles_to_judge(

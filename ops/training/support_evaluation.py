@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.files import FileInput
-from connectors.secrets import Tokeniser
-from models.bundle import Bundle
 from models.metrics import macro_f1, roc_auc
 from models.text.scorer import SupportScorer
 from ops.progress import Progress, Stage, silent
 from ops.training.contents import Contents
-from ops.training.evaluating import Days, content_test
+from ops.training.evaluating import ContentTest
 from ops.training.found import (
     REPORT,
     EvaluationError,
@@ -32,7 +29,6 @@ from ops.training.found import (
 from ops.training.support_baseline import intents_by_tfidf, ranks_by_tfidf
 from ops.training.support_plots import write_support_plots
 from ops.training.support_training import articles_of
-from pipeline.app import App
 from pipeline.support import OUT_OF_SCOPE, SupportTask
 
 BASELINE = "TF-IDF"
@@ -63,35 +59,15 @@ class SupportEvaluation(Found):
 
 
 def evaluate_support(
-    app: App,
-    task: SupportTask,
-    inputs: Mapping[str, FileInput],
-    days: Days,
-    out_dir: Path,
-    bundle: Bundle | None,
-    settings: EvaluationSettings,
-    progress: Progress = silent,
-    tokeniser: Tokeniser | None = None,
+    asked: ContentTest, task: SupportTask, out_dir: Path, settings: EvaluationSettings, progress: Progress = silent
 ) -> SupportEvaluation:
-    """Judge a bundle, or one trained as of the test's begin, by the messages of the test; write report and plots.
+    """Judge a bundle by the messages of a test; write report and plots into `out_dir`.
 
-    Args:
-        app: holds the task.
-        task: with labels.
-        inputs: stream name -> its files.
-        days: of training and test; the test is the last 30 % of the time, if not given, and all of it where there is
-            nothing to learn.
-        out_dir: made if missing.
-        bundle: to judge; None trains one.
-        settings: training; baseline is TF-IDF: a linear SVM on the same training messages for intents, titles for
-            articles.
-        progress: told often.
-        tokeniser: for sensitive fields.
+    The baseline is TF-IDF: a linear SVM on the same training messages for intents, titles for articles.
 
     Raises:
-        ValueError: there is nothing to judge, or nothing can be trained; one sentence.
+        EvaluationError: the test has labels that the bundle does not know.
     """
-    asked = content_test(app, task, inputs, days, out_dir, bundle, settings, progress, tokeniser)
     bundle, test = asked.bundle, asked.test
     scorer = SupportScorer(bundle)
     figures: FigurePairs = {}

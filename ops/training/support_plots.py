@@ -26,7 +26,7 @@ def write_support_plots(
     score: NDArray[np.float64],
     line: float,
 ) -> dict[str, Path]:
-    """Write both plots; return their paths by name.
+    """Write what passes, and if any are, which intents are mixed up; return their paths by name.
 
     Args:
         out_dir: where; files of the same names are replaced.
@@ -37,10 +37,11 @@ def write_support_plots(
         score: (n,) how probable they are.
         line: below which a message counts as out of scope.
     """
-    return {
-        "scope": _scope(out_dir / "scope.png", title, classes, said, score, line),
-        "mixed_up": _mixed_up(out_dir / "mixed_up.png", title, names, classes, said),
-    }
+    found = {"scope": _scope(out_dir / "scope.png", title, classes, said, score, line)}
+    wrong = (classes >= 0) & (said != classes)
+    if wrong.any():
+        found["mixed_up"] = _mixed_up(out_dir / "mixed_up.png", title, names, classes[wrong], said[wrong])
+    return found
 
 
 def _scope(
@@ -68,8 +69,7 @@ def _scope(
 def _mixed_up(
     path: Path, title: str, names: Sequence[str], classes: NDArray[np.int64], said: NDArray[np.int64]
 ) -> Path:
-    wrong = (classes >= 0) & (said != classes)
-    pairs, counts = np.unique(np.stack([classes[wrong], said[wrong]], axis=1), axis=0, return_counts=True)
+    pairs, counts = np.unique(np.stack([classes, said], axis=1), axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:MIXED_UP_SHOWN][::-1]
 
     def draw(figure: Figure) -> None:
@@ -78,4 +78,4 @@ def _mixed_up(
         axes.tick_params(labelsize=7)
         axes.set(xlabel="messages")
 
-    return save_figure(path, title, (8.0, 1.2 + 0.25 * max(len(order), 1)), draw)
+    return save_figure(path, title, (8.0, 1.2 + 0.25 * len(order)), draw)

@@ -101,7 +101,7 @@ def test_the_command_trains_all_tasks_of_an_app(pelton, folder, tmp_path):
     assert "cards learned from" in told.stdout
     assert "terminals learned from" in told.stdout
     assert "counts is left out: task 'counts' has no label" in told.stderr
-    assert "--task terminals" in told.stdout
+    assert f"--bundle {tmp_path / 'out'} --task all" in told.stdout
     left_out = pelton(f"train {tmp_path / 'bank.py'} --data {files} --task counts --out {tmp_path}", code=1)
     assert "has no label" in left_out.stderr
 

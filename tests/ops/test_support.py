@@ -21,7 +21,7 @@ from ops.training.contents import read_contents
 from ops.training.evaluating import Days
 from ops.training.found import EvaluationSettings
 from ops.training.joint_training import train_together
-from ops.training.support_evaluation import evaluate_support
+from ops.training.judging import judge
 from ops.training.training import TrainingError, TrainingSettings
 from pipeline.live import create_topics
 from pipeline.loading import load_app
@@ -123,7 +123,7 @@ def test_texts_without_a_word_tell_nothing_and_disturb_no_other(desk):
 
 
 def test_the_evaluation_judges_the_same_messages_beside_tf_idf(desk, tmp_path):
-    found = evaluate_support(
+    found = judge(
         desk, desk.task(), open_inputs(desk, desk.data), Days(test_start_ms=desk.until_ms), tmp_path,
         desk.trained.bundle, EvaluationSettings(),
     )  # fmt: skip
