@@ -15,6 +15,7 @@ from ops.views import live_words
 from ops.views.live_app import Pictures
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.live import Live
 
 FRAME_S = 0.2
@@ -77,7 +78,7 @@ class Show(AbstractContextManager["Show"]):
         console = self._live.console
         width, height = console.size
         if len(pictures) > 1 or pictures[0].told is not None:
-            drawn = draw_board(pictures, width, height, self._title, console.color_system is not None)
+            drawn = draw_board(pictures, width, height, self._title, has_colours(console))
         else:
             drawn = draw(pictures[0], width, height, self._title)
         self._live.update(drawn, refresh=True)
@@ -101,6 +102,11 @@ def _live() -> Live | None:
     if console.is_dumb_terminal or "utf" not in console.encoding.lower():
         return None
     return Live(console=console, screen=True, auto_refresh=False, redirect_stderr=False, redirect_stdout=False)
+
+
+def has_colours(console: Console) -> bool:
+    """Whether a terminal has colours, and its user wants them (NO_COLOR)."""
+    return console.color_system is not None and not console.no_color
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from ops.views.live_app import AppFigures, Labels
 from ops.views.live_board import draw_board
 from ops.views.live_figures import Change, Picture, Shown
 from ops.views.live_kinds import DefectReader, DefectTold, Message, Pairs, SupportReader, SupportTold, Surface
+from ops.views.live_show import has_colours
 from pipeline.live import Step
 from pipeline.manifest import Manifest
 
@@ -130,6 +131,12 @@ def test_without_colours_the_heat_is_drawn_in_shades():
     heat[:32, :32] = 255
     text = photo_and_heat(np.zeros((64, 64), np.uint8), heat, rows=4, beside=False, colours=False)
     assert text.plain.split("\n") == ["████    "] * 2 + ["        "] * 2
+
+
+@pytest.mark.parametrize(("given", "wanted"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_colours_are_used_where_there_are_any_and_they_are_wanted(given, wanted):
+    environment = {"TERM": "xterm-256color", **given}
+    assert has_colours(Console(file=io.StringIO(), force_terminal=True, _environ=environment)) == wanted
 
 
 def test_shrinking_keeps_the_mean_where_sizes_do_not_divide():
