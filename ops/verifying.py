@@ -22,6 +22,9 @@ def verify_and_tell(
     with progress("verifying") as step:
         found = verify_files(app, inputs, sample, seed, tokeniser, step)
     for name, each in found.items():
+        if each.holds and not each.values_checked and not each.values_skipped:
+            say(f"{name}: no features to recompute; {each.events:,} events applied as they should be: 0 ppm")
+            continue
         say(
             f"{name}: {each.mismatches + each.misjudged:,} mismatches in {each.values_checked:,} values of "
             f"{each.events_checked:,} of {each.events:,} events: {each.ppm:g} ppm"

@@ -102,6 +102,18 @@ def test_a_bundle_that_is_none_is_told(bank, pelton):
     assert "41c9e2 is no folder with a bundle.json, and no id in a registry" in told
 
 
+def test_verify_says_which_stream_has_no_features(bank, pelton):
+    (bank / "words.py").write_text(
+        "from pipeline import App, Stream, SupportTask\n"
+        'said = Stream("said", id="id", time="ts", fields={"text": "text"})\n'
+        'wants = Stream("wants", id="id", time="ts", fields={"intent": "string"})\n'
+        'app = App("desk", tasks=[SupportTask("desk", on=said, text=said.text, intent=wants.intent)])\n'
+    )
+    (bank / "said.jsonl").write_text('{"id": "a", "ts": 1, "text": "hello"}\n{"id": "a", "ts": 1, "text": "again"}\n')
+    told = pelton("verify words.py --input said.jsonl").stdout
+    assert told == "said: no features to recompute; 1 events applied as they should be: 0 ppm\n"
+
+
 def test_verify_finds_no_mismatch(bank, pelton):
     text = pelton(f"verify bank.py {BOTH} --sample 100 --seed 1").stdout
     assert re.search(r"payments: 0 mismatches in 400 values of 100 of [\d,]+ events: 0 ppm", text)
