@@ -18,7 +18,7 @@ from models.quantize.speed import BATCHES, ROUNDS, Speed, measure_speed
 from models.quantize.variants import VARIANTS, Variant
 
 Tell = Callable[[str, int, int, str], None]  # a stage, how much of it is done, of how much, a note
-PORTABLE = 1.1  # how many times as fast an operator that not every runtime has must be, to be preferred
+PORTABLE = 1.1  # how many times as fast a variant with operators that not every runtime has must be, to be preferred
 
 
 @dataclass(frozen=True)
@@ -98,16 +98,21 @@ def measure(
 
 
 def best(found: Sequence[Measured]) -> Measured | None:
-    """Return the fastest of those that passed, overall; None if none did.
-
-    One with operators that every runtime and device has is preferred to one that is less than a tenth faster.
-    """
+    """Return the one to write, as `choice_in_words` says; None if none passed."""
 
     def worth(each: Measured) -> float:
         assert each.speed is not None
         return each.speed.overall * (PORTABLE if each.variant.standard else 1.0)
 
     return max((each for each in found if not each.refusals), key=worth, default=None)
+
+
+def choice_in_words() -> str:
+    """Say how `best` chooses."""
+    return (
+        "Of those that pass, the fastest is written (geometric mean over batch sizes); one with operators that only\n"
+        f"ONNX Runtime has must be {PORTABLE - 1:.0%} faster than one with operators that every runtime and device has"
+    )
 
 
 def _check(judged: Judged) -> None:

@@ -20,7 +20,7 @@ def quantize(
     ] = None,
     variant: Annotated[
         str | None,
-        Option(metavar="NAME", help="Measure this one alone; the fastest that passes.", show_default=False),
+        Option(metavar="NAME", help="Measure this one alone; the best that passes.", show_default=False),
     ] = None,
     rows: Annotated[int, Option(min=1_000, help="Judge on the newest labelled events, at most so many.")] = 10_000,
     out: Annotated[Path, Option(metavar="DIR", help="Where the new bundle goes.")] = Path("bundles"),
@@ -32,6 +32,7 @@ def quantize(
     labelled events: size, speed on one thread, quality, and how often experts or decisions become others.
     Only what passes the gate is written: experts only, int8; fewer than 1 % of events with other experts or another
     decision; 99 of 100 probabilities within 0.01; AUC at most 0.001 lower, calibration error at most 0.0005 higher.
+    Of those that pass, the fastest; one with operators that only ONNX Runtime has must be 10 % faster than one without.
 
     \b
     For example: pelton quantize bank.py --data payments.jsonl frauds.jsonl
@@ -78,6 +79,7 @@ def quantize(
 
 def _show(found: "Quantized", bundle: str) -> None:
     from models.quantize.gate import in_words
+    from models.quantize.measuring import choice_in_words
     from ops.terminal import facts, say, table
     from ops.training.protocol import iso
 
@@ -96,5 +98,6 @@ def _show(found: "Quantized", bundle: str) -> None:
     )
     say()
     say(f"The gate lets pass: {in_words()}.")
+    say(f"{choice_in_words()}.")
     facts([(name, f"refused: {why}") for name, why in found.refused()])
     say()

@@ -10,7 +10,7 @@ from models.calibration import Blend
 from models.quantize.gate import Quality
 from models.quantize.graph import QuantizeError, run
 from models.quantize.judging import Judged
-from models.quantize.measuring import Measured, best, measure
+from models.quantize.measuring import Measured, best, choice_in_words, measure
 from models.quantize.speed import BATCHES, Speed
 from models.quantize.variants import FP32, VARIANTS, Variant
 from models.scorer import BLEND, MOE
@@ -130,3 +130,4 @@ def test_the_fastest_that_passed_is_the_best_and_standard_operators_are_worth_a_
     assert best([made("a", True, 1.0), made("b", False, 1.11)]).variant.name == "b"
     assert best([made("a", True, 1.0), made("b", False, 3.0, ("refused",))]).variant.name == "a"
     assert best([made("a", True, 1.0, ("refused",))]) is None
+    assert "must be 10% faster than one with operators that every runtime" in choice_in_words()
