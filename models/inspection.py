@@ -23,7 +23,10 @@ from models.moe.tokens import TokenPlan, plan_tokens
 from models.onnx_outputs import ATTENTION, CHOSEN, tell_attention, tell_chosen
 
 ROWS_AT_ONCE = 256
-_NUMBERS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
+_NUMBERS = {
+    onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT8,
+    onnx.TensorProto.UINT8,
+}  # fmt: skip
 # of arrays without a name, by the norm before them; those of experts that are small stand in the file one by one
 _BEHIND = {"attention_norm.gain": "attention", "experts_norm.gain": "routed experts", "network.norm.gain": "head"}
 
@@ -72,7 +75,7 @@ class Network:
 
     Attributes:
         settings: its sizes.
-        specs: the columns that it takes.
+        specs: the columns that it takes; none if it reads texts or looks at images.
     """
 
     def __init__(self, file: bytes) -> None:
@@ -80,12 +83,12 @@ class Network:
         self._size_bytes = len(file)
         notes = {each.key: each.value for each in self._model.metadata_props}
         self.settings = MoESettings(**json.loads(notes["pelton.sizes"]))
-        self.specs = tuple(FeatureSpec(**column) for column in json.loads(notes["pelton.columns"]))
-        self._plan = plan_tokens(self.specs, self.settings)
+        self.specs = tuple(FeatureSpec(**column) for column in json.loads(notes.get("pelton.columns", "[]")))
+        self._plan = plan_tokens(self.specs, self.settings) if self.specs else None
 
     def tokens(self) -> list[tuple[str, str]]:
-        """Return name and features of each token."""
-        return token_names(self.specs, self._plan)
+        """Return name and features of each token; of texts and images none, their tokens are pieces and places."""
+        return token_names(self.specs, self._plan) if self._plan is not None else []
 
     def parts(self) -> list[Part]:
         """Return the sizes of all parts; what is left of the file's bytes is the graph itself."""
@@ -108,12 +111,18 @@ class Network:
         return [Part(each, numbers[each], active[each], sizes[each]) for each in PARTS]
 
     def _active(self, name: str, count: int, dims: Sequence[int]) -> int:
-        if name.endswith(".table"):  # one row for each category of an event
-            return dims[0] // (self.settings.buckets + 1) * dims[1]
+        if name.endswith(".table"):  # one row for each category of an event, or for a gram of a text
+            return dims[1] * (dims[0] // (self.settings.buckets + 1) if self.specs else 1)
         return count
 
     def look(self, features: NDArray[np.float64], tell: Callable[[int], object] = lambda done: None) -> Seen:
-        """Let the network score (events, columns), and watch; `tell` is told how many are done."""
+        """Let the network score (events, columns), and watch; `tell` is told how many are done.
+
+        Raises:
+            ValueError: it takes no columns.
+        """
+        if self._plan is None:
+            raise ValueError("the network reads texts or looks at images; only one that takes features can be watched")
         layers, experts = self.settings.layers, self.settings.experts
         session = self._watched()
         names = [name.format(layer) for name in (CHOSEN, ATTENTION) for layer in range(1, layers + 1)]

@@ -20,7 +20,7 @@ def evaluate(
     data: Data,
     task: Annotated[
         str | None,
-        Option(metavar="TASK", help="Which task, if the app has several, or all of them.", show_default=False),
+        Option(metavar="TASK", help="Which task, if the app has several; all: each of them.", show_default=False),
     ] = None,
     bundle: Annotated[
         str | None,
@@ -44,7 +44,7 @@ def evaluate(
     out: Annotated[Path, Option("--out", "--plots", metavar="DIR", help="Where report and plots go.")] = Path(
         "evaluation"
     ),
-    baseline: Annotated[bool, Option(help="Judge gradient boosting, or TF-IDF, beside it.")] = True,
+    baseline: Annotated[bool, Option(help="Judge what learns the same history without Pelton beside it.")] = True,
     epochs: Annotated[
         int | None,
         Option(min=1, help="Of the network, if one is trained: 8, 60 on images, 10 on texts.", show_default=False),

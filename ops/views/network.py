@@ -174,7 +174,7 @@ def show(found: Inspection) -> None:
     facts([
         ("bundle", f"{found.bundle.id}, {found.bundle.meta.name}"),
         ("network", f"{sizes.layers} layers, {sizes.experts} experts of which a token visits {sizes.chosen} and a "
-                    f"shared one, {len(found.tokens)} tokens of width {sizes.width}"),
+                    f"shared one, {len(found.tokens) or 'as many as it reads'} tokens of width {sizes.width}"),
         ("parameters", f"{parameters:,}, of which {active:,} ({active / parameters:.0%}) are active for a token; "
                        "in encoder and head, for an event"),
     ])  # fmt: skip
@@ -193,7 +193,7 @@ def show(found: Inspection) -> None:
         table(*expert_table(found.seen, found.tokens))
         say("\nwhere the summary token looks")
         table(*attention_table(found.seen, found.tokens))
-    else:
+    elif found.tokens:
         note("routing by token and attention need events: --app APP --data FILES")
     if found.memory is None:
         note("the bundle remembers nothing of its training: it was made by an earlier version, or by hand")

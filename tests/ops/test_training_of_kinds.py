@@ -14,6 +14,7 @@ from ops.simulate import SimulationSettings, simulate
 from ops.simulate.messages import MessageSettings, simulate_messages
 from ops.simulate.photos import PhotoSettings, simulate_photos
 from ops.training.defect_baseline import texture
+from ops.training.inspecting import inspect_bundle
 from ops.training.joint_training import chosen_tasks, train_together
 from ops.training.recipes import Recipe, together
 from ops.training.registering import register_bundle
@@ -51,9 +52,9 @@ def works(tmp_path_factory):
     """An app of three kinds of tasks, with its files, in a folder."""
     folder = tmp_path_factory.mktemp("works")
     (folder / "works.py").write_text(APP)
-    simulate(SimulationSettings(days=5, events_per_day=500, cards=60, fraud_rate=0.06, drift=False, seed=3), folder)
-    simulate_messages(MessageSettings(messages=400, seed=3), folder)
-    simulate_photos(PhotoSettings(photos=150, size=64, seed=1), folder)
+    simulate(SimulationSettings(days=4, events_per_day=500, cards=60, fraud_rate=0.06, drift=False, seed=3), folder)
+    simulate_messages(MessageSettings(messages=300, seed=3), folder)
+    simulate_photos(PhotoSettings(photos=120, size=64, seed=1), folder)
     return folder
 
 
@@ -96,6 +97,18 @@ def test_each_kind_has_a_bundle_that_serves_and_remembers_its_training(trained, 
         assert bundle.meta.provenance["network_tasks"] == "risk, support, defect"
     assert trained["support"].metrics["held_back.accuracy"] > 0.6
     assert trained["risk"].metrics["held_back.moe.auc"] > 0.7
+
+
+def test_a_network_of_each_kind_can_be_looked_into(trained):
+    for name, made in trained.items():
+        found = inspect_bundle(made.bundle)
+        file = len(made.bundle.part("moe.onnx"))
+        assert 0.5 * file < sum(part.size_bytes for part in found.parts) < file  # the graph itself is the rest
+        assert all(0 < part.active <= part.numbers for part in found.parts)
+        assert bool(found.tokens) == (name == "risk")
+        assert list(found.loads()[0]) == ["risk", "support", "defect"]
+    with pytest.raises(ValueError, match="only one that takes features can be watched"):
+        inspect_bundle(trained["defect"].bundle).network.look(np.zeros((1, 1)))
 
 
 def test_tasks_are_chosen_by_name_in_the_order_of_the_app(works, pelton, tmp_path):
