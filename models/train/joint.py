@@ -58,7 +58,7 @@ class Trained:
     """A trained network with its provenance.
 
     Attributes:
-        network: on the CPU, in evaluation mode, with the weights of the best epoch.
+        network: on the CPU, in evaluation mode, with the weights of the best epoch, or of the last if asked for.
         report: what training_report.json holds.
         out_dir: where checkpoint, report and plots are.
     """
@@ -157,6 +157,7 @@ class _Run:
         self.visits = {task: torch.zeros(sizes.layers, sizes.experts, dtype=torch.long) for task in tasks}
         self.last: dict[str, list[Routing]] = {}  # of each task, in the last step that it took part in
         self.epoch, self.done = 0, 0  # epochs, and steps of the next one
+        self.end = settings.last_epoch or settings.epochs
         self.per_epoch = max(data.steps_per_epoch for data in tasks.values())
         self.seconds = 0.0
 
@@ -171,7 +172,7 @@ class _Run:
         ]
 
     def train(self, progress: Callable[[Progress], None] | None) -> None:
-        while self.epoch < self.settings.epochs and not self.history.stalled(self.settings.patience):
+        while self.epoch < self.end and not self.history.stalled(self.settings.patience):
             started = time.perf_counter()
             batches = {task: data.steps(self.epoch, self._own(data, self.done)) for task, data in self.tasks.items()}
             for k in range(self.done, self.per_epoch):
@@ -285,7 +286,7 @@ class _Run:
         chosen = {task: judged[task].figures[data.figure] for task, data in self.tasks.items()}
         figures = {task: validation.figures for task, validation in judged.items()}
         self.history.add_epoch(self.per_epoch, steps, chosen, figures, together, loads)
-        if self.history.best_epoch == len(self.history.epochs):
+        if self.settings.last_epoch or self.history.best_epoch == len(self.history.epochs):
             self.best = {name: array.clone() for name, array in self.average.items()}
         for its in self.visits.values():
             its.zero_()
@@ -308,9 +309,9 @@ class _Run:
         epochs, since = self.history.epochs, (self.epoch if self.done else self.epoch - 1) * self.per_epoch
         figures = {task: told["figure"] for task, told in epochs[-1]["tasks"].items()} if epochs else {}
         under_way = self.epoch + (1 if self.done else 0)
-        total = self.settings.epochs * self.per_epoch
+        total = self.end * self.per_epoch
         mean = float(np.mean(self.history.losses[since:]))
-        progress(Progress(len(self.history.losses), total, under_way, self.settings.epochs, mean, figures))
+        progress(Progress(len(self.history.losses), total, under_way, self.end, mean, figures))
 
     def provenance(self) -> dict[str, Any]:
         return self._identity() | {

@@ -17,6 +17,8 @@ class TrainSettings:
         clip: largest norm of the gradient.
         average_decay: how slowly the averaged weights, which are validated and kept, follow the trained ones.
         patience: epochs without a better validation before training stops.
+        last_epoch: the epoch, from 1, after which training ends, and whose weights are kept whatever the validation
+            says of them; 0 is no such. The learning rate is as if it went on.
         checkpoint_steps: steps between two checkpoints at most; there is one after each epoch, too.
         seed: of everything random.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
@@ -30,13 +32,14 @@ class TrainSettings:
     clip: float = 1.0
     average_decay: float = 0.99
     patience: int = 4
+    last_epoch: int = 0
     checkpoint_steps: int = 500
     seed: int = 0
     device: str = "auto"
     threads: int = 1
 
     def __post_init__(self) -> None:
-        above_zero(self, may_be_zero=("warmup_share", "weight_decay", "average_decay", "seed"))
+        above_zero(self, may_be_zero=("warmup_share", "weight_decay", "average_decay", "last_epoch", "seed"))
         for name in ("warmup_share", "average_decay"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; choose a share below 1")

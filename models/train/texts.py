@@ -8,6 +8,7 @@ Source for the last: outlier exposure, Hendrycks, Mazeika, Dietterich 2019 (arXi
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -90,6 +91,13 @@ class TextData:
                 f"give at least {choices.batch}, one batch, and 1"
             )
         self.weight, self.steps_per_epoch = choices.weight, len(self.learned) // choices.batch
+
+    def whole(self) -> TextData:
+        """Return the same messages, with what is held back among those to learn; it still validates, too."""
+        everything = copy.copy(self)
+        everything.learned = np.arange(len(self.targets))
+        everything.steps_per_epoch = len(self.targets) // self.choices.batch
+        return everything
 
     def identity(self) -> dict[str, Any]:
         """Tell data, classes and choices."""

@@ -1,4 +1,9 @@
-"""What a task on messages learns: all but the newest, which choose the network's epoch, temperature and line."""
+"""What a task on messages learns: all but the newest, which choose the network's epoch, temperature and line.
+
+A network of a task alone is then trained again, up to that epoch, on the newest, too, and this one serves: what is
+new is often what is asked next. Temperature and line stay those of the first, for they cannot be fitted to messages
+that were learned. Several tasks on one trunk serve the first network.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,7 @@ from connectors.schema import TextField
 from models.moe.settings import MoESettings
 from models.text.articles import Article, ArticleError, read_articles
 from models.text.calibration import fit_line, fit_temperature
-from models.text.inputs import make_inputs
+from models.text.inputs import TextInputs, make_inputs
 from models.text.pieces import Pieces
 from models.text.runtime import OnnxText
 from models.text.scorer import SupportSettings, softmax, support_parts
@@ -26,6 +31,7 @@ from ops.training.training import Lesson, Made, TrainingError, TrainingSettings,
 from pipeline.support import OUT_OF_SCOPE, SupportTask
 
 if TYPE_CHECKING:
+    from models.train.joint import Progress as NetworkProgress
     from models.train.joint import Trained
     from models.train.texts import TextData
 
@@ -101,9 +107,26 @@ class TextLesson(Lesson):
             network = self.exported(lambda: export_texts(whole, gate, self.task.name), progress)
             pieces = self._pieces
             read, metrics = self._calibrated(network)
+            if whole.tasks == (self.task.name,):
+                network = self._of_everything(trained, folder, gate, progress)
+                told["epochs_of_everything"] = int(trained.report["best_epoch"])
             told["data_sha256"] = _digest([*self._known.values, *self._known.labels["intent"]])
         models = [name for name, there in (("moe", network), ("articles", articles)) if there]
         return Made(support_parts(read, articles, pieces, network), models, metrics, told)
+
+    def _of_everything(self, first: Trained, folder: Path, gate: TextInputs, progress: Progress) -> bytes:
+        """Train a second network on all messages, as long as the first one's best; return its export."""
+        from models.export_texts import export_texts
+        from models.train.whole import fit_whole
+
+        def tell(step: NetworkProgress) -> None:
+            note = f"epoch {step.epoch} of {step.epochs}, loss {step.loss:.4f}"
+            progress(Stage("everything", step.step, step.steps, note))
+
+        everything = {self.task.name: self.data.whole()}
+        second = fit_whole(first, everything, folder / "everything", tell, resume=self.settings.resume)
+        self.clock.stage("everything")
+        return self.exported(lambda: export_texts(second.network, gate, self.task.name), progress)
 
     def _calibrated(self, network: bytes) -> tuple[SupportSettings, dict[str, float]]:
         """Choose temperature and line; return them and how good they are on the held-back messages."""

@@ -145,6 +145,27 @@ def test_nothing_known_later_is_learned(desk):
     assert known.known_ms.max() < desk.until_ms
 
 
+def test_what_was_held_back_is_learned_once_it_has_chosen_epoch_and_line(desk):
+    first, everything = (
+        json.loads((desk.folder / "bundles/network" / where / "training_report.json").read_bytes())
+        for where in (".", "everything")
+    )
+    trained = desk.trained
+    learned = {
+        "training": trained.events - trained.held_back,
+        "validation": first["tasks"]["support"]["messages"]["validation"],
+    }
+    assert first["tasks"]["support"]["messages"] == learned
+    assert everything["tasks"]["support"]["messages"]["training"] == trained.events
+    assert (
+        everything["training"]["last_epoch"]
+        == first["best_epoch"]
+        == trained.bundle.meta.provenance["epochs_of_everything"]
+    )
+    judged = first["validation"]["support"]["accuracy"]  # of the network that did not learn them
+    assert trained.metrics["held_back.accuracy"] == pytest.approx(judged, abs=1e-4)
+
+
 def test_verification_finds_nothing_wrong(desk):
     plan = desk.plans["messages"]
     with Replay(plan, open_inputs(desk, desk.data)) as replay:
