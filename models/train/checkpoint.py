@@ -1,7 +1,7 @@
 """Checkpoints in a folder: arrays cut into pieces that are known by their hash, and only new pieces are written.
 
-    checkpoint/manifest.json    a hash of the rest; notes; for each array its type, shape and pieces; for each piece where
-                                it stands
+    checkpoint/manifest.json    a hash of the rest; notes; for each array its type, shape and pieces; for each piece
+                                where it stands
     checkpoint/000007.pieces    the pieces that were new at the seventh save, one after another
 
 An embedding that no event touched, an expert that nobody visited, weights that are kept as the best so far: all are
