@@ -29,11 +29,11 @@ class ImageSizes:
     """Sizes of the image encoder. The defaults read 128 by 128 pixels in about 3 ms on one core.
 
     Attributes:
-        stem: w, channels after the stem; the stages after it have 2w, 3w and 4w.
+        stem: w, channels after the stem; the stages after it have w, 2w and 4w.
         pyramid: p, channels of the pyramid's maps.
     """
 
-    stem: int = 16
+    stem: int = 32
     pyramid: int = 64
 
     def __post_init__(self) -> None:
