@@ -36,6 +36,7 @@ from connectors.records import Int64s, Records
 from connectors.sqlite_file import Checkpointer, begin_write, explained, open_file, rolled_back
 
 POLL_S = (0.001, 0.004)  # how often `wait` looks for other processes' commits: at first, at last
+FORGET_STEP = 200  # manifests removed in one transaction, so that no commit waits long for it
 RETENTION_STEP = 64  # stored batches removed in one transaction, so that appends get their turn
 
 _ADD_BATCH = """
@@ -200,11 +201,14 @@ class SqliteLog:
 
     def forget_manifests(self, group: str, partition: int, before_commit: int) -> int:
         """Remove manifests of commits before this one, never the newest; return how many."""
-        statement = """
-        DELETE FROM manifests WHERE app = :group AND partition = :partition AND number < min(:before, (
-            SELECT max(number) FROM manifests WHERE app = :group AND partition = :partition))"""
-        values = {"group": group, "partition": partition, "before": before_commit}
-        return self._write(lambda db: db.execute(statement, values).rowcount, 0)
+        of = "FROM manifests WHERE app = :group AND partition = :partition"
+        bounds = f"min(:before, (SELECT max(number) {of}), (SELECT min(number) {of}) + :step)"
+        statement = f"DELETE {of} AND number < {bounds}"
+        values = {"group": group, "partition": partition, "before": before_commit, "step": FORGET_STEP}
+        removed = 0
+        while step := self._write(lambda db: db.execute(statement, values).rowcount, 0):
+            removed += step
+        return removed
 
     def enforce_retention(self, now_ms: int, keep_from: Mapping[tuple[str, int], int] | None = None) -> int:
         """Remove stored batches older than their topic keeps (see `Log.enforce_retention`)."""

@@ -20,7 +20,6 @@ LAYERS_SHARE_MAX = 1.0  # or once what changed since is, together, this much of 
 COST_SHARE_MAX = 0.1  # of the time that may go into snapshots; then they come less often
 WRITE_S_MAX = 300.0  # a store that did not take a snapshot in so long is told to be away
 SAVE_WAIT_S = 30.0  # at the end of a run, without a byte that gets through
-FORGET_STEP = 200  # manifests removed in one transaction, so that no commit waits long for it
 MANIFESTS_KEPT = 1_000  # behind the oldest snapshot: what was served lately can be checked against them
 
 
@@ -69,7 +68,7 @@ class Snapshots:
         self._began_ms, self._stepped_s = clock_ms(), timer_s()
         self._writing: _Writing | None = None
         self._needs_whole, self._whole_bytes, self._layers_bytes = True, 0, 0
-        self._forgotten, self._cost_s = 0, 0.0
+        self._cost_s = 0.0
         self._problem: str | None = None
         self.saved_commit = self.written = 0
 
@@ -171,11 +170,8 @@ class Snapshots:
             arrays = {name: _let_go(pieces) for name, pieces in writing.copy.arrays().items()}
             oldest = self.store.save(writing.commit, arrays, writing.positions, writing.copy.onto) - MANIFESTS_KEPT
             writing.cost_s += self._timer_s() - began_s
-            for before in range(self._forgotten + FORGET_STEP, oldest, FORGET_STEP):
-                self._log.forget_manifests(self._group, self._partition, before)
             if oldest > 0:
                 self._log.forget_manifests(self._group, self._partition, oldest)
-            self._forgotten = max(oldest, self._forgotten)
         except Exception as error:  # whatever happens here, decisions go on
             writing.error = str(error)
 

@@ -10,6 +10,7 @@ from aiokafka.errors import OffsetOutOfRangeError
 
 from connectors.kafka.reader import EARLIEST, LATEST, Place, Reader
 
+FIRST_BYTES = 4096  # of one look: a broker gives a whole batch at least, and others are not wanted
 LOOK_BACK = 64  # offsets at first; each commit takes two, its manifest and the marker of its transaction
 
 TRIES_MAX = 5
@@ -121,7 +122,7 @@ async def _first(reader: Reader, place: Place, start: int) -> tuple[int, int]:
     """Return commit and offset of the first manifest from an offset on, (-1, -1) for none."""
     at = start
     while True:
-        fetched = (await reader.fetch({place: at}, bytes_max=1 << 16))[place]
+        fetched = (await reader.fetch({place: at}, bytes_max=FIRST_BYTES))[place]
         if len(fetched.messages):
             first = fetched.messages.cut(at, 1)
             return int(first.keys[0].as_py()), int(first.offsets[0])

@@ -13,7 +13,7 @@ import pytest
 
 from connectors.log import LogError
 from connectors.sqlite_file import CHECKPOINT_BYTES, WAL_BYTES_MAX
-from connectors.sqlite_log import SqliteLog
+from connectors.sqlite_log import FORGET_STEP, SqliteLog
 from tests.contracts.test_log import Xor
 
 APPEND_MANY = """
@@ -54,6 +54,19 @@ def test_everything_is_there_when_opened_again(path):
         assert log.read("in", 1, 0, 9).values.to_pylist() == [b"a\n"]
         assert log.append("in", 1, [b"b"], 4) == 1
         assert log.manifest("app", 0) == (1, b"m")
+
+
+def test_many_manifests_are_forgotten_step_by_step_never_the_newest(path):
+    commits = 2 * FORGET_STEP + 50
+    with SqliteLog(path) as log:
+        for number in range(commits):
+            with log.transaction("app", 0, number) as commit:
+                commit.put_manifest(b"%d" % number)
+        assert log.forget_manifests("app", 0, commits - 20) == commits - 21
+        assert [number for number, _ in log.manifests("app", 0, 0)] == list(range(commits - 20, commits + 1))
+        assert log.forget_manifests("app", 0, 10 * commits) == 20
+        assert log.manifest("app", 0) == (commits, b"%d" % (commits - 1))
+        assert log.forget_manifests("other", 0, commits) == 0
 
 
 def test_processes_that_start_together_share_a_topic_without_gaps_or_losses(path):
