@@ -1,15 +1,8 @@
 """The app of the benchmark with both models: windows by card alone, a network over its last payments, a learner."""
 
-from pipeline import App, Dynamic, Rule, Stream, Task, hour_of, ratio
+from ops.demo.payments import frauds, payments
+from pipeline import App, Dynamic, Rule, Task, hour_of, ratio
 
-payments = Stream(
-    "payments_risk", id="event_id", time="ts", lateness="5s",
-    fields={
-        "card": "card", "terminal": "string", "device": "string", "place": "string",
-        "merchant_category": "string", "channel": "string", "amount": "money",
-    },
-)  # fmt: skip
-frauds = Stream("frauds_risk", id="event_id", time="reported_at", fields={"is_fraud": "bool"})
 card = payments.by("card")
 hour, day, month = card.last("1h"), card.last("24h"), card.last("30d")
 risk = Task(

@@ -94,12 +94,12 @@ def with_models(address: str, folder: Path, total: int) -> tuple[str, str, list[
     """
     home = folder / "risk"
     made = simulate(SimulationSettings(days=14, events_per_day=total / 13, cards=1_000, terminals=300), home)
-    streams = ["--data", f"payments_risk={made.payments_path}", f"frauds_risk={made.labels_path}"]
+    streams = ["--data", str(made.payments_path), str(made.labels_path)]
     command = [*PELTON, "train", str(CARD_RISK), *streams, "--epochs", "1", "--out", str(home / "bundles")]
     subprocess.run([*command, "--data-folder", str(home)], check=True, stdout=subprocess.DEVNULL)
     create_topics(address, CARD_RISK)
     lines = [line for line in made.payments_path.read_bytes().splitlines() if is_whole(line)][:total]
-    return "card_risk.decisions", "payments_risk", lines, pelton(address, CARD_RISK, home)
+    return "card_risk.decisions", "payments", lines, pelton(address, CARD_RISK, home)
 
 
 def is_whole(line: bytes) -> bool:
