@@ -30,7 +30,7 @@ def bench(
     Args:
         names: which; all, if none.
         quick: pass --quick on, for small sizes.
-        folder: where they are.
+        folder: where they are: tests/bench of a checkout.
         say: takes a line.
 
     Raises:
@@ -56,9 +56,9 @@ def _question(path: Path) -> str:
 
 
 def _run(path: Path, quick: bool, say: Callable[[str], None]) -> object:
-    command = [sys.executable, str(path), *(["--quick"] if quick else [])]
+    command = [sys.executable, "-m", f"tests.bench.{path.stem}", *(["--quick"] if quick else [])]
     last = ""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+    with subprocess.Popen(command, cwd=path.parents[2], stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
         assert process.stdout is not None
         for line in process.stdout:
             last = line.strip() or last

@@ -24,6 +24,7 @@ from connectors.log import CommitConflictError, LogError, conflict
 
 OPEN_S_MAX, OPEN_PAUSE_S = 5.0, 0.01
 ABORT_S_MAX = 3.0  # a broker that does not answer by then aborts by itself, after the transaction's time
+HOLD_S = 0.02  # at least once: a manifest waits so long for the outputs of the next commit, to go with them
 
 
 class Owner:
@@ -36,7 +37,8 @@ class Owner:
     have been given the partition, and is not to be robbed of it.
 
     Args:
-        at_least_once: no transactions: outputs first, the manifest when they are written. Nobody is fenced.
+        at_least_once: no transactions: outputs first; when they are written, the manifest goes with the outputs of the
+            next commit, or by itself a moment later. Nobody is fenced; after a crash what has no manifest comes again.
     """
 
     def __init__(self, connection: Connection, group: str, partition: int, *, at_least_once: bool = False) -> None:
@@ -50,6 +52,8 @@ class Owner:
         self._newest: int | None = None  # None: not claimed
         self._claimed: Tail | None = None  # the manifests as of the claim, until the first commit
         self._lost = ""  # why nothing is committed before the next claim
+        self._held: Outgoing | None = None  # the manifest of the newest commit, not written yet
+        self._hold: asyncio.TimerHandle | None = None
         self._lock = asyncio.Lock()
 
     @property
@@ -68,7 +72,31 @@ class Owner:
             self._lost = ""
             return await self._claim()
 
+    async def flush(self) -> None:
+        """Write the manifest of the newest commit, if it is not written yet."""
+        async with self._lock:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        if held := self._take_held():
+            try:
+                await self._producers[0].write(held, self._connection.deadline_s)
+            except BaseException:
+                self._newest, self._lost = None, "the manifest of the last one could not be written"
+                raise
+
+    async def _flush_soon(self) -> None:
+        with contextlib.suppress(KafkaError, OSError, LogError, asyncio.TimeoutError):  # the next commit says so
+            await self.flush()
+
+    def _take_held(self) -> dict[Place, list[OutgoingBatch]]:
+        held, self._held = self._held, None
+        if self._hold is not None:
+            self._hold.cancel()
+        return {self.place: held.batches()} if held is not None else {}
+
     async def _claim(self) -> int:
+        await self._flush()
         self._newest = self._claimed = None
         until_s = self._connection.deadline_s
         for producer in self._producers:
@@ -159,8 +187,11 @@ class Owner:
         try:
             writes, firsts = _joined(outputs, compression)
             if self.at_least_once:
-                offsets = await producer.write(writes, self._connection.deadline_s)
-                await producer.write({self.place: record.batches()}, self._connection.deadline_s)
+                offsets = await producer.write(writes | self._take_held(), self._connection.deadline_s)
+                self._held = record
+                self._hold = asyncio.get_running_loop().call_later(
+                    HOLD_S, lambda: asyncio.ensure_future(self._flush_soon())
+                )
             else:
                 writes[self.place] = record.batches()
                 offsets = await producer.commit(writes, self._connection.deadline_s)

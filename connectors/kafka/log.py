@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import pyarrow as pa
 from aiokafka import errors as kafka
@@ -23,6 +22,7 @@ from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.shelves import BYTES_MAX, Shelves
 from connectors.kafka.tails import Tails
 from connectors.kafka.topic_book import TopicBook
+from connectors.kafka.transaction import KafkaTransaction
 from connectors.kafka.visible import Visible
 from connectors.log import (
     READ_BYTES_MAX,
@@ -35,37 +35,8 @@ from connectors.log import (
 )
 from connectors.records import Int64s, Records
 
+FLUSH_S_MAX = 5.0  # when a log is let go of
 ARROW_MESSAGES_MAX = 64  # taken in one read of rows: each may hold some thousands
-
-
-@dataclass
-class KafkaTransaction(Transaction):
-    """A commit's messages, kept until its block ends."""
-
-    outputs: list[tuple[Place, Outgoing]] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)  # of each append: how many outputs it became
-    book: TopicBook | None = None
-
-    def append(
-        self,
-        topic: str,
-        partition: int,
-        values: Lines,
-        append_ms: int,
-        redriven_from: Int64s | Sequence[int] | None = None,
-    ) -> None:
-        """Add records, as `Log.append` does, once the block ends."""
-        assert self.book is not None
-        self._add((topic, partition), self.book.lines_out(topic, partition, values, append_ms, redriven_from))
-
-    def append_rows(self, topic: str, partition: int, rows: pa.RecordBatch, append_ms: int) -> None:
-        """Add rows, as `Log.append_rows` does, once the block ends."""
-        assert self.book is not None
-        self._add((topic, partition), self.book.rows_out(topic, partition, rows, append_ms))
-
-    def _add(self, place: Place, outgoing: list[Outgoing]) -> None:
-        self.outputs += [(place, each) for each in outgoing]
-        self.counts.append(len(outgoing))
 
 
 class KafkaLog:
@@ -83,7 +54,8 @@ class KafkaLog:
         sealer: encrypts what is written here to topics that are created with `sealed=True`, each value by itself; what
             others write to them is read as it is.
         rows: topic -> schema, as of `create_topic`, for topics that are read and not created here.
-        at_least_once: commits without transactions: outputs are written before the manifest.
+        at_least_once: commits without transactions: outputs are written before the manifest, which may come some
+            milliseconds after the commit.
         compression: of what is written: none, gzip, snappy or zstd; all that producers use can be read.
         timeout_s: after this long without an answer a call raises LogError.
         loop: an event loop that runs in another thread; None for one of our own.
@@ -198,9 +170,21 @@ class KafkaLog:
     def release(self, group: str, partition: int) -> None:
         """Forget a partition that another one may have; commits of it must have ended."""
         with self._lock:
-            self._owners.pop((group, partition), None)
+            owner = self._owners.pop((group, partition), None)
+        self._flush([owner] if owner is not None else [])
 
-    @contextmanager
+    def _flush(self, owners: Sequence[Owner]) -> None:
+        """Write the manifests that wait to be written; what cannot be written comes again, at least once."""
+        late = [owner for owner in owners if owner.at_least_once]
+
+        async def flush() -> None:
+            await asyncio.wait_for(all_of(owner.flush() for owner in late), FLUSH_S_MAX)
+
+        if late:
+            with contextlib.suppress(LogError):
+                self._connection.call(flush(), "write manifests")
+
+    @contextlib.contextmanager
     def transaction(self, group: str, partition: int, expected_commit: int) -> Iterator[Transaction]:
         """Write outputs and a manifest together when the block ends (see `Log.transaction`).
 
@@ -247,6 +231,8 @@ class KafkaLog:
         if self._book.partitions([topic]).get(topic, 0) <= partition:
             return None
         owner = self._owners.get((group, partition))
+        if owner is not None and owner.at_least_once:
+            self._connection.call(owner.flush(), f"write the manifest of {group!r}")
         work = self._visible.manifest(topic, partition, owner.newest if owner is not None else 0)
         return self._connection.call(work, f"read the manifest of {group!r}")
 
@@ -395,5 +381,6 @@ class KafkaLog:
         return 0
 
     def close(self) -> None:
-        """Let go of connections and threads; everything is already written."""
+        """Let go of connections and threads; everything is written then."""
+        self._flush(list(self._owners.values()))
         self._connection.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ops.views.live_kinds import Message, SupportTold, Surface, Told
+from pipeline.support import OUT_OF_SCOPE
 
 
 def share(part: int, whole: int) -> str:
@@ -48,10 +49,19 @@ def message(each: Message) -> str:
 
 
 def read(each: Message) -> str:
-    """Say what was read in a message."""
-    score = f" {each.score:.2f}" if math.isfinite(each.score) else ""
-    intent = (each.intent or "not read").replace("out_of_scope", "out of scope, likeliest intent")
-    return ", ".join(part for part in (f"{intent}{score}", each.priority, each.article) if part)
+    """Say what was read in a message; of one that is out of scope, why.
+
+    >>> read(Message("Is my card here?", "card_arrival", 0.98, 0.9, "normal", "kb-1"))
+    'card_arrival 0.98, normal, kb-1'
+    >>> read(Message("Tell me a joke", "out_of_scope", 0.9951, 0.9983, "low", ""))
+    'out of scope: likeliest intent 0.995, of 0.998 wanted, low'
+    """
+    intent = each.intent or "not read"
+    if intent == OUT_OF_SCOPE:
+        intent = f"out of scope: likeliest intent {each.score:.3f}, of {each.least:.3f} wanted"
+    elif math.isfinite(each.score):
+        intent = f"{intent} {each.score:.2f}"
+    return ", ".join(part for part in (intent, each.priority, each.article) if part)
 
 
 def surface(each: Surface) -> str:

@@ -26,12 +26,14 @@ class Message:
         text: its beginning, on one line.
         intent: as decided; "out_of_scope" if it is none of those learned, "" without a model.
         score: of the likeliest intent, NaN without a model.
+        least: what an intent must score to be in scope, NaN without a model.
         priority, article: as decided, "" if there is none.
     """
 
     text: str
     intent: str
     score: float
+    least: float
     priority: str
     article: str
 
@@ -123,6 +125,7 @@ class SupportReader:
             articles = rows.column("articles")[place].as_py() or []
             self._latest.appendleft(Message(
                 " ".join((text or "")[:TEXT_MAX].split()), intents[place], _number(rows.column("score")[place].as_py()),
+                _number(rows.column("threshold")[place].as_py()),
                 rows.column("priority")[place].as_py() or "", articles[0]["id"] if articles else "",
             ))  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 Whole processes with their start-up, from a file of JSON lines to a CSV file, on two cores, in turns. Before anything is
 timed, values are compared: with Polars' where lines are in order, and a sample with the oracle. The second question:
-what an event costs with 100 times as many keys. Usage: bench_card_features.py [--quick | --full].
+what an event costs with 100 times as many keys.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from measuring import APP, PELTON, Run, in_turns, machine, workload
 
 from connectors.files import open_files
 from ops.replaying import replay_files
 from ops.verifying import verify_files
 from pipeline.loading import load_app
+from tests.bench.measuring import APP, PELTON, Run, in_turns, machine, parser, workload
 
 COUNTS = ("count_1h", "merchants_1h", "count_24h")
 OTHERS = ("sum_1h", "mean_1h", "std_1h", "max_1h", "sum_24h")
@@ -119,7 +119,10 @@ def where_time_goes(events: int) -> dict[str, Any]:
 
 def main() -> None:
     """Run."""
-    quick, full = "--quick" in sys.argv, "--full" in sys.argv
+    asked = parser(__doc__)
+    asked.add_argument("--full", action="store_true", help="ten million events, too")
+    given = asked.parse_args()
+    quick, full = given.quick, given.full
     events = 100_000 if quick else 1_000_000
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -2,7 +2,7 @@
 
 The demo's app and bundle. Throughput: a replay from files to a CSV file, with features and the learner alone (ftrl),
 and with the MoE (moe+ftrl). Latency: another process appends 1,000 payments a second to the embedded log; from append
-to committed decision, the first second left out. Usage: bench_decisions.py [--quick].
+to committed decision, the first second left out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import machine
 
 from connectors.files import open_files
 from connectors.secrets import Sealer, Tokeniser
@@ -34,6 +33,7 @@ from pipeline.app import App
 from pipeline.decisions import Served
 from pipeline.live import Worker, create_topics
 from pipeline.loading import load_app
+from tests.bench.measuring import machine, parser
 
 KEY = bytes(range(32))
 RATE, WARM_UP_EVENTS = 1_000, 1_000
@@ -118,7 +118,7 @@ def main() -> None:
     if "--produce" in sys.argv:
         produce(sys.argv[2], sys.argv[3], int(sys.argv[4]))
         return
-    quick = "--quick" in sys.argv
+    quick = parser(__doc__).parse_args().quick
     app = load_app(str(APP))
     result: dict[str, Any] = {"bench": "decisions"}
     with tempfile.TemporaryDirectory() as name:

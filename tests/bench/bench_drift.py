@@ -2,14 +2,13 @@
 
 Drift: events go through one group of windows, in batches; then the features of the last one are compared, bit for
 bit, with those of a fresh group that saw the last span alone. Worst streams: a maximum that leaves with every event,
-a hot key in which every event is out of order, one whose every event is the same. Usage: bench_drift.py [EVENTS].
+a hot key in which every event is out of order, one whose every event is the same.
 """
 
 from __future__ import annotations
 
 import json
 import resource
-import sys
 import time
 
 import numpy as np
@@ -19,6 +18,7 @@ from kernels import window_features as wf
 from kernels import window_state as ws
 from kernels.windows import INSERT, QUERY
 from pipeline.groups import Group
+from tests.bench.measuring import parser
 
 EVENTS, BATCH, SPAN_MS, LARGEST = 100_000_000, 100_000, 500, 1 << 46
 STEADY = (wf.COUNT_OF, wf.SUM, wf.MEAN, wf.STD, wf.MAX, wf.MIN, wf.LAST, wf.ZSCORE, wf.DISTINCT_OF, wf.ENTROPY)
@@ -89,7 +89,8 @@ def worst(name: str, times_ms: Int64s, values: Int64s, operations: tuple[int, ..
 
 def main() -> None:
     """Print the worst streams, then the drift, one JSON object a line."""
-    count = 30_000
+    quick = parser(__doc__).parse_args().quick
+    count = 3_000 if quick else 30_000
     rising, same = np.arange(1, count + 1), np.full(count, 7)
     usual = np.random.default_rng(1).integers(0, 1_000, count)
     out_of_order = (rising // 1_000 + 1) * 1_000 - rising % 1_000  # a thousand at a time, backwards
@@ -98,7 +99,7 @@ def main() -> None:
     worst("usual, all", rising, usual, STEADY)
     worst("every event out of order, all", out_of_order, usual, STEADY)
     worst("all the same, all", rising, same, STEADY)
-    found = drift(int(sys.argv[1]) if len(sys.argv) > 1 else EVENTS)
+    found = drift(1_000_000 if quick else EVENTS)
     found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(json.dumps(found))
     if not found["same_bits"]:

@@ -3,25 +3,24 @@
 The shipped network on one thread, each batch scored in turns, counted and not, after a run that is not timed. A round
 is as many batches as are counted at once, so that the counting is in it. Told is the median over rounds of what the
 counted side takes more than the other one in the same round, and the middle half of the rounds. Both are one session:
-two of one file differ by more, as their weights lie elsewhere. Usage: bench_expert_counting.py [--quick].
+two of one file differ by more, as their weights lie elsewhere.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from measuring import REPOSITORY, machine
 from numpy.typing import NDArray
 
 from models.bundle import read_bundle
 from models.expert_load import BATCHES_TOGETHER
 from models.moe_runtime import OnnxMoE
 from models.scorer import MOE, read_specs
+from tests.bench.measuring import REPOSITORY, machine, parser
 
 Float64s = NDArray[np.float64]
 ROUNDS = {1: 60, 8: 20, 64: 6}  # by batch
@@ -64,7 +63,7 @@ def measured(network: OnnxMoE, rows: Float64s, batch: int, rounds: int) -> dict[
 
 def main() -> None:
     """Compare, time in turns, print a line per batch size and all as JSON."""
-    found = {}
+    quick, found = parser(__doc__).parse_args().quick, {}
     with tempfile.TemporaryDirectory(prefix="pelton-") as folder:
         network, rows = shipped(Path(folder))
         np.testing.assert_array_equal(network.logits(rows, counted=True), network.logits(rows))
@@ -73,7 +72,7 @@ def main() -> None:
         assert visits.all(), visits
         assert (visits % len(rows) == 0).all(), visits
         for batch, rounds in ROUNDS.items():
-            found[f"batch {batch}"] = measured(network, rows, batch, 6 if "--quick" in sys.argv else rounds)
+            found[f"batch {batch}"] = measured(network, rows, batch, 6 if quick else rounds)
             print(f"batch {batch}: " + "  ".join(f"{name} {value}" for name, value in found[f"batch {batch}"].items()))
     print(json.dumps({"bench": "expert_counting", **found, **machine()}))
 

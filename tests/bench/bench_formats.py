@@ -1,7 +1,6 @@
 """What does a payment cost to decode as Avro or Protobuf, against JSON, fastavro and Google's parser?
 
 Processor time of one core, 65,536 payments, one schema id; all decoders must give the same rows first.
-Usage: bench_formats.py [--quick].
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 import random
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,13 +16,13 @@ import fastavro
 import numpy as np
 import pyarrow as pa
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from measuring import machine
 
 from connectors.formats import decoder_of
 from connectors.records import Records
 from connectors.schema import Schema, parse_field
 from connectors.schema_registry import RegisteredSchema
 from connectors.wire_writer import avro_schema, avro_writer, protobuf_schema, protobuf_writer
+from tests.bench.measuring import machine, parser
 
 FIELDS = {"event_id": "string", "card": "card", "amount": "money", "merchant": "string", "country": "string?",
           "online": "bool?", "items": "int?", "ts": "int"}  # fmt: skip
@@ -69,7 +67,7 @@ def google_class() -> Any:
 
 def main() -> None:
     """Compare, time in turns, print a line of JSON."""
-    count, rounds = (8_192, 3) if "--quick" in sys.argv else (65_536, 9)
+    count, rounds = (8_192, 3) if parser(__doc__).parse_args().quick else (65_536, 9)
     made, schemas = rows(count), Schemas()
     avro = avro_writer(schemas.known[1].text, 1)
     proto = protobuf_writer(schemas.known[2].text, 2)

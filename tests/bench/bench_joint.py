@@ -4,8 +4,6 @@ Made-up payments, messages and photographs of surfaces, each judged on the newes
 are equal: a task may visit as many experts alone as together, where one in eight is its own, and goes as often through
 its data. Each seed is a training of its own; `--only risk` trains that task alone and nothing else, for a machine on
 which long runs are unwelcome. How busy experts are is told of the tokens of the task, and of those of all tasks.
-
-    python -m tests.bench.bench_joint --seed 0
 """
 
 import argparse
@@ -29,6 +27,7 @@ from ops.training.judging import judge
 from ops.training.recipes import Recipe
 from ops.training.training import TrainedBundle, TrainingSettings, train_lessons
 from pipeline import App, DefectTask, ImageField, Stream, SupportTask, Task
+from tests.bench.measuring import parser
 
 TEST_SHARE = 0.3
 SIZES = MoESettings(
@@ -147,12 +146,14 @@ def trained(app: App, folder: Path, names: list[str], given: argparse.Namespace)
 
 def main() -> None:
     """Print a line of JSON per task and training."""
-    asked = argparse.ArgumentParser()
+    asked = parser(__doc__)
     asked.add_argument("--seed", type=int, default=0)
     asked.add_argument("--epochs", type=int, default=4)
     asked.add_argument("--passes", type=int, nargs=3, default=(1, 2, 4), help="through each task's data in an epoch")
     asked.add_argument("--only", choices=("together", *TOLD), help="this training alone")
     given, app = asked.parse_args(), declared()
+    if given.quick:
+        given.epochs, given.passes = 1, (1, 1, 1)
     with tempfile.TemporaryDirectory() as scratch:
         made_up(Path(scratch))
         for names in ([*TOLD], *([each] for each in TOLD)):

@@ -4,13 +4,11 @@ All on one broker in one run, from a topic of 2 partitions to a topic. Throughpu
 its first and its last record as the broker's clock stamped them. Pelton with 1 and 2 workers, and with more keys; where
 a worker's time goes and what a key takes in memory, as its own metrics say. Then, with the broker warm, latency: see
 `kafka_latency`. Pelton and the echoes commit exactly once, the others at least once.
-Usage: python -m tests.bench.bench_kafka [--quick] [--only throughput|latency] [--without-others].
 Bytewax comes with `pip install bytewax[kafka]`.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import sys
@@ -36,7 +34,7 @@ from tests.bench.kafka_sides import (
     pelton,
     produce,
 )  # fmt: skip
-from tests.bench.measuring import machine, workload
+from tests.bench.measuring import machine, parser, workload
 from tests.kafka_broker import fresh
 
 SLOW_EVENTS = {"bytewax": 200_000, "faust": 50_000}
@@ -138,11 +136,10 @@ def table(sides: dict[str, Wrote]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--without-others", action="store_true")
-    parser.add_argument("--only", choices=("throughput", "latency"))
-    asked = parser.parse_args(arguments)
+    options = parser(__doc__)
+    options.add_argument("--without-others", action="store_true", help="without Bytewax and Faust")
+    options.add_argument("--only", choices=("throughput", "latency"))
+    asked = options.parse_args(arguments)
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name, a_broker() as address:
         if asked.only != "latency":

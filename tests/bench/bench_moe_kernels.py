@@ -3,7 +3,6 @@
 Exactness: each kernel against its twin in plain torch, in Triton's interpreter. Registers, shared memory and spills:
 from the machine code, compiled here for GPUs that need not be here. With a GPU at hand: microseconds of a layer beside
 torch's grouped product and, if it is installed, vLLM's kernel, all as CUDA graphs, at the shipped network's shapes.
-Usage: python -m tests.bench.bench_moe_kernels [--quick]; --quick compiles bf16 alone.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.bench.measuring import parser
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = ("sm", "registers", "shared_kib", "spills", "wgmma", "mma", "cp_async")
@@ -38,7 +39,7 @@ def error_of(kernel: str, errors: dict[str, float]) -> float | None:
 
 def main() -> None:
     """Print the table of kernels, the times if there is a GPU, and all of it as JSON."""
-    quick = "--quick" in sys.argv
+    quick = parser(__doc__).parse_args().quick  # compiles for bf16 alone
     if importlib.util.find_spec("triton") is None:
         print("Triton is not installed (the extra `train` brings it on Linux): nothing to measure")
         print(json.dumps({"kernels": [], "times": None}))

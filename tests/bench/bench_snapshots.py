@@ -3,7 +3,7 @@
 The state of the app "card features" after so many events; then 1,000 events/s, four at a time, for some seconds, each
 batch timed from when it was due until its features are there: without snapshots, with the state copied at once, and
 copied between batches, each written by a thread to a folder. Then the bytes of a whole snapshot and of the next ones,
-and a restore from them, the features of the next events compared bit for bit. Usage: bench_snapshots.py [--quick].
+and a restore from them, the features of the next events compared bit for bit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import APP, machine, workload
 
 from connectors.files import open_files
 from connectors.memory_log import MemoryLog
@@ -29,6 +28,7 @@ from pipeline.loading import load_app
 from pipeline.replay import split
 from pipeline.snapshots import Snapshots
 from pipeline.state_store import StateStore
+from tests.bench.measuring import APP, machine, parser, workload
 
 BATCH, EVERY_S = 4, 0.004
 SWITCH_S = 0.0005  # as the worker sets it
@@ -62,7 +62,7 @@ def at_once(store: StateStore) -> Callable[[Engine, int], None]:
 
 def main() -> None:
     """Run."""
-    quick = "--quick" in sys.argv
+    quick = parser(__doc__).parse_args().quick
     events, timed = (100_000, 2_000) if quick else (1_000_000, 6_000)
     plan = load_app(str(APP)).plans["payments"]
     chunks = list(open_files([workload(events + 3 * timed + 4_000)], plan.stream.schema, "payments"))

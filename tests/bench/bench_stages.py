@@ -1,7 +1,5 @@
 """What does it cost an event to pass through a stage: split by key, written as rows, put together again?
 
-    python tests/bench/bench_stages.py
-
 CPU time of one thread, in nanoseconds per event. An app of two keys and labels on 8 partitions: each commit of the
 first stage passes its events to two topics, with features and all fields to the next key, with ids to the labels.
 """
@@ -20,6 +18,7 @@ from pipeline.carried import Carried, carried_of
 from pipeline.engine import Engine
 from pipeline.forwarding import Forwarder
 from pipeline.stages import Stage, stages_of
+from tests.bench.measuring import parser
 
 PARTITIONS = 8
 START_MS = 1_700_000_000_000
@@ -110,8 +109,9 @@ def measure(size: int, count: int) -> dict[str, float]:
 
 def main() -> None:
     """Print a line for each size of a commit."""
+    share = 10 if parser(__doc__).parse_args().quick else 1
     for size, count in ((8192, 24), (1024, 60), (256, 100), (32, 100)):
-        print(json.dumps(measure(size, count)))
+        print(json.dumps(measure(size, count // share)))
 
 
 if __name__ == "__main__":

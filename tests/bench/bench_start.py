@@ -2,25 +2,24 @@
 
 Whole processes: `pelton --help`, and a replay of a thousand events (imports and kernels loaded; nothing else weighs).
 Restore: the state of the app "card features" after so many events, written to disk as a worker does and taken back into
-a new engine, the features of the next events compared bit for bit. Usage: bench_start.py [--quick].
+a new engine, the features of the next events compared bit for bit.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import APP, PELTON, in_turns, machine, workload
 
 from connectors.files import open_files
 from pipeline.engine import Engine
 from pipeline.loading import load_app
 from pipeline.state_store import StateStore
+from tests.bench.measuring import APP, PELTON, in_turns, machine, parser, workload
 
 
 def start(folder: Path) -> dict[str, Any]:
@@ -63,7 +62,7 @@ def restore(folder: Path, events: int) -> dict[str, Any]:
 
 def main() -> None:
     """Run."""
-    quick = "--quick" in sys.argv
+    quick = parser(__doc__).parse_args().quick
     with tempfile.TemporaryDirectory() as name:
         started, restored = start(Path(name)), restore(Path(name), 100_000 if quick else 1_000_000)
     print(json.dumps({"bench": "start", **started, **restored, **machine()}))

@@ -8,7 +8,8 @@ from bytewax.connectors.kafka import KafkaSinkMessage
 from bytewax.connectors.kafka import operators as kop
 from bytewax.dataflow import Dataflow
 from bytewax.testing import cluster_main
-from card_state import CardState
+
+from tests.bench.card_state import CardState
 
 
 def step(state, event):

@@ -3,7 +3,8 @@
 import sys
 
 import faust
-from card_state import CardState
+
+from tests.bench.card_state import CardState
 
 brokers, source, target, folder = sys.argv[1:]
 app = faust.App("card-features", broker=f"kafka://{brokers}", datadir=folder, topic_partitions=2, web_enabled=False)

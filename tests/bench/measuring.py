@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -29,6 +30,13 @@ _, status, used = os.wait4(process.pid, 0)
 process.returncode = 0
 print(json.dumps([status, time.perf_counter() - before, used.ru_utime + used.ru_stime, used.ru_maxrss]))
 """
+
+
+def parser(about: str | None) -> argparse.ArgumentParser:
+    """Return what every benchmark understands: `--help`, with its docstring, and `--quick`."""
+    found = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--quick", action="store_true", help="small sizes: seconds instead of minutes")
+    return found
 
 
 @dataclass(frozen=True)

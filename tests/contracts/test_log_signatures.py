@@ -4,7 +4,8 @@ import inspect
 
 import pytest
 
-from connectors.kafka.log import KafkaLog, KafkaTransaction
+from connectors.kafka.log import KafkaLog
+from connectors.kafka.transaction import KafkaTransaction
 from connectors.log import Log, Transaction
 from connectors.memory_log import MemoryLog
 from connectors.sqlite_log import SqliteLog

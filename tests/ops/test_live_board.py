@@ -40,7 +40,7 @@ def png(dark_at):
 PHOTO, HEAT = png((slice(0, 32), slice(32, 64)))
 WHERE = "scratch, most of all 40 % from the left and 12 % from the top"
 SURFACE = Surface("s00000012", "scratch", 0.99, "block", WHERE, PHOTO, f"data:image/png;base64,{HEAT}")
-MESSAGE = Message("Hi, I lost my card", "card_lost", 0.98, "urgent", "kb-card_lost")
+MESSAGE = Message("Hi, I lost my card", "card_lost", 0.98, 0.9, "urgent", "kb-card_lost")
 COMMON = {"elapsed_s": 34.2, "event_ms": MONDAY_MS, "decided": 800, "rates": (8,) * 30, "recent_ms": (4, 12),
           "latency_ms": (3, 14), "changes": (Change(0, "36508cd027f7", ""),)}  # fmt: skip
 RISK = Picture(

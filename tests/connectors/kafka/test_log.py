@@ -5,8 +5,10 @@ import threading
 import pyarrow as pa
 import pytest
 
+from connectors.kafka import commits
 from connectors.kafka.admin import KafkaAdmin
 from connectors.kafka.log import KafkaLog
+from connectors.kafka.manifests import manifest_topic
 from connectors.kafka.messages import Outgoing, read_messages
 from connectors.kafka.settings import KafkaSettings
 from connectors.log import CommitConflictError, LogError, OffsetGoneError
@@ -279,6 +281,38 @@ def test_at_least_once_writes_outputs_before_the_manifest(kafka, topic):
         assert log.manifests(group, 0, 1) == [(2, b"commit 2"), (3, b"commit 3")]
         assert lines(log, topic) == [b"0", b"1", b"2"]
         assert log.read(topic, 0, 0, 9).offsets.tolist() == [0, 1, 2]  # nothing between
+
+
+@pytest.mark.parametrize("ending", ["nothing", "another commit", "release", "close"])
+def test_at_least_once_writes_the_last_manifest_a_moment_later(kafka, log, topic, ending):
+    group = fresh("app")
+    with opened(kafka, at_least_once=True) as own:
+        commit(own, group, 0, topic, b"0")
+        if ending == "another commit":
+            commit(own, group, 1, topic, b"1")
+            assert log.manifest(group, 0)[0] >= 1  # it went with the outputs of the next one
+        elif ending == "release":
+            own.release(group, 0)
+            assert log.manifest(group, 0) == (1, b"commit 1")
+        elif ending == "close":
+            own.close()
+            assert log.manifest(group, 0) == (1, b"commit 1")
+        else:
+            assert log.wait({(manifest_topic(group), 0): 0}, 10)
+            assert log.manifest(group, 0) == (1, b"commit 1")
+
+
+def test_at_least_once_what_has_no_manifest_comes_again_and_is_numbered_anew(kafka, topic, monkeypatch):
+    monkeypatch.setattr(commits, "HOLD_S", 1e6)
+    group = fresh("app")
+    own, heir = opened(kafka, at_least_once=True), opened(kafka, at_least_once=True)
+    with own, heir:
+        commit(own, group, 0, topic, b"0")
+        commit(own, group, 1, topic, b"1")  # as if the process died now
+        assert heir.claim(group, 0) == 1
+        commit(heir, group, 1, topic, b"1 again")
+        assert heir.manifest(group, 0) == (2, b"commit 2")
+        assert lines(heir, topic) == [b"0", b"1", b"1 again"]
 
 
 def test_many_manifests_are_found_from_the_end(log, topic):
