@@ -5,6 +5,7 @@ from __future__ import annotations
 from models.bundle import Bundle, BundleError
 from models.defects import CARD, NETWORK, DefectCard, DefectError, DefectModel, DefectScores, Pixels
 from models.expert_load import ExpertLoad
+from models.runtimes import Gpu, open_session
 
 
 class DefectScorer:
@@ -13,16 +14,17 @@ class DefectScorer:
     Args:
         bundle: with the parts named above.
         size, channels: of the images that will be given.
+        gpu: whether a GPU computes the network: "never", "prefer" or "require".
 
     Raises:
         BundleError: it is damaged, or was trained for images of another size.
+        RuntimeRefusedError: a GPU is required, and none can be used.
     """
 
     rung = "moe"
-    provider = "cpu"
     load: ExpertLoad | None = None
 
-    def __init__(self, bundle: Bundle, size: int, channels: int) -> None:
+    def __init__(self, bundle: Bundle, size: int, channels: int, gpu: Gpu = "never") -> None:
         try:
             self.card = DefectCard.from_json(bundle.part(CARD))
             if (self.card.size, self.card.channels) != (size, channels):
@@ -30,7 +32,11 @@ class DefectScorer:
                     f"bundle {bundle.id} was trained for images of {self.card.size} pixels and {self.card.channels} "
                     f"channels, the app has {size} and {channels}; train it again"
                 )
-            self._model = DefectModel(bundle.part(NETWORK), self.card)
+            network, self.provider = bundle.part(NETWORK), "cpu"
+            self._model = DefectModel(network, self.card)
+            if gpu != "never":
+                session, self.provider = open_session(network, 1, gpu)
+                self._model = DefectModel(session, self.card)
         except DefectError as problem:
             raise BundleError(f"bundle {bundle.id}: {problem}") from None
 

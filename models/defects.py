@@ -144,17 +144,17 @@ class DefectModel:
     """The network of a bundle, ready to score.
 
     Args:
-        network: bytes of the ONNX file.
+        network: bytes of the ONNX file, or a session of ONNX Runtime that has it open.
         card: what belongs to it.
-        threads: CPU threads for one batch.
+        threads: CPU threads for one batch, of a session that is opened here.
 
     Raises:
         DefectError: the network is none, or of other classes or sizes than the card.
     """
 
-    def __init__(self, network: bytes, card: DefectCard, threads: int = 1) -> None:
+    def __init__(self, network: Any, card: DefectCard, threads: int = 1) -> None:
         self.card = card
-        self._session = _open(network, threads)
+        self._session = _open(network, threads) if isinstance(network, bytes) else network
         told = {output.name: output.shape for output in self._session.get_outputs()}
         if not {"logits", "evidence"} <= set(told) or told["logits"][1] != len(card.classes):
             raise DefectError(f"{NETWORK} gives {told}; it must be of {len(card.classes)} classes, with evidence")

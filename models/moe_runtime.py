@@ -1,24 +1,19 @@
-"""Serve an exported network with ONNX Runtime: batches padded to a few sizes, warmed up before the first event."""
+"""Serve an exported network on event features: batches padded to a few sizes, warmed up before the first event."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.expert_load import ExpertLoad
 from models.features import FeatureSpec
+from models.runtimes import Gpu, RuntimeRefusedError, open_network
 
 CPU_BUCKETS = (1, 2, *range(4, 68, 4))  # a row costs no less in larger batches, and padding costs what rows cost
 GPU_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-Gpu = Literal["never", "prefer", "require"]
-
-
-class RuntimeRefusedError(ValueError):
-    """The model cannot be served here as asked."""
 
 
 class OnnxMoE:
@@ -33,11 +28,11 @@ class OnnxMoE:
         threads: CPU threads for one batch.
         buckets: batch sizes that are computed, ascending; a batch is padded to the next one, and a larger one split.
             CPU_BUCKETS or GPU_BUCKETS, if not given.
-        gpu: "never", "prefer" (CPU if there is none) or "require".
+        gpu: "never", "prefer" (CPU if there is none) or "require"; see `models.runtimes.open_network`.
 
     Attributes:
-        provider: what really computes: "cpu" or "cuda".
-        load: visits of the events that were counted; None if the file does not tell them, as older ones.
+        provider: what really computes: "cpu", "cuda" or "triton".
+        load: visits of the events that were counted; None if the file does not tell them, as older ones, or Triton.
 
     Raises:
         RuntimeRefusedError: no such file, not an exported network, other columns, GPU required but not usable, or both
@@ -56,16 +51,13 @@ class OnnxMoE:
     ) -> None:
         if buckets is not None and (list(buckets) != sorted(set(buckets)) or not buckets or buckets[0] < 1):
             raise RuntimeRefusedError(f"buckets are {tuple(buckets)}; give ascending batch sizes above zero")
-        if not Path(path).is_file():
-            raise RuntimeRefusedError(f"there is no model file {path}; train one, or check the bundle")
-        check_one_wheel()
         self._specs = tuple(specs)
-        self._session, self.provider = open_session(Path(path), threads, gpu)
-        self._buckets = tuple(buckets or (GPU_BUCKETS if self.provider == "cuda" else CPU_BUCKETS))
-        notes = self._session.get_modelmeta().custom_metadata_map
+        self._runtime = open_network(Path(path), threads, gpu)
+        self.provider = self._runtime.provider
+        self._buckets = tuple(buckets or (CPU_BUCKETS if self.provider == "cpu" else GPU_BUCKETS))
+        notes = self._runtime.notes
         _check_columns(Path(path), notes, self._specs)
-        told = [output.name for output in self._session.get_outputs()]
-        chosen = [name for name in told if name.startswith("chosen_")]
+        chosen = [name for name in self._runtime.outputs if name.startswith("chosen_")]
         self._all_outputs = ["logits", *chosen]
         self.load = _load(notes, len(chosen)) if chosen else None
         for bucket in self._buckets:  # the first run of a size plans memory and packs weights
@@ -107,68 +99,17 @@ class OnnxMoE:
         """Score rows, of which the first `counted` are added to the load: the rest is padding."""
         given = {"features": np.ascontiguousarray(features)}
         if self.load is None or not counted:
-            return self._session.run(["logits"], given)[0]
-        logits, *chosen = self._session.run(self._all_outputs, given)
+            return self._runtime.run(["logits"], given)[0]
+        logits, *chosen = self._runtime.run(self._all_outputs, given)
         self.load.add(chosen, counted, len(features))
         return logits
 
 
-def check_one_wheel() -> None:
-    """Refuse to start with both onnxruntime wheels: they share an import name, and the last installed wins.
-
-    Raises:
-        RuntimeRefusedError: both are installed.
-    """
-    found = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
-    if len(found) > 1:
-        raise RuntimeRefusedError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; run "
-            "`pip uninstall -y onnxruntime onnxruntime-gpu` and then `pip install onnxruntime-gpu`"
-        )
-
-
-def _installed(name: str) -> bool:
-    from importlib import metadata  # late: it parses mail, which takes a while
-
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def open_session(model: Path | bytes, threads: int, gpu: Gpu) -> tuple[Any, str]:
-    """Open a model, a file or its bytes; return the session and what really computes, "cpu" or "cuda"."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning takes the other core away
-    options.log_severity_level = 4
-    providers = ["CPUExecutionProvider"]
-    if gpu != "never":
-        onnxruntime.set_default_logger_severity(4)  # a missing CUDA library is told once, by us
-        providers.insert(0, "CUDAExecutionProvider")
-    try:
-        session = onnxruntime.InferenceSession(model, options, providers=providers)
-    except Exception as problem:  # onnxruntime's exceptions share no base class of their own
-        what = "this" if isinstance(model, bytes) else model
-        raise RuntimeRefusedError(f"{what} is not a model that ONNX Runtime can load: {problem}") from None
-    # the list of *available* providers names CUDA even where its libraries are missing; this one tells the truth
-    provider = "cuda" if "CUDAExecutionProvider" in session.get_providers() else "cpu"
-    if gpu == "require" and provider != "cuda":
-        raise RuntimeRefusedError(
-            "a GPU is required, and ONNX Runtime cannot use one here; install the driver, CUDA 13 and cuDNN 9 "
-            "and onnxruntime-gpu, or ask for gpu='prefer'"
-        )
-    return session, provider
-
-
-def _load(notes: dict[str, str], layers: int) -> ExpertLoad:
+def _load(notes: Mapping[str, str], layers: int) -> ExpertLoad:
     return ExpertLoad(layers, int(json.loads(notes["pelton.sizes"])["experts"]))
 
 
-def _check_columns(path: Path, notes: dict[str, str], specs: tuple[FeatureSpec, ...]) -> None:
+def _check_columns(path: Path, notes: Mapping[str, str], specs: tuple[FeatureSpec, ...]) -> None:
     if "pelton.columns" not in notes:
         raise RuntimeRefusedError(f"{path} does not say which columns it takes; export it with models.export")
     trained = json.loads(notes["pelton.columns"])

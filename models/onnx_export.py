@@ -23,8 +23,9 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from models.moe.network import MoENetwork
-from models.moe_runtime import open_session
 from models.onnx_outputs import tell_chosen
+from models.onnx_weights import WEIGHTS, places_of
+from models.runtimes import open_session
 
 LARGEST_DIFFERENCE = 1e-5  # of an answer between torch and ONNX Runtime, in fp32
 LARGEST_BYTES = 12_000_000
@@ -116,6 +117,8 @@ def to_onnx(network: MoENetwork, form: Form, sample: Sequence[Tensor], notes: Ma
     del model.metadata_props[:]
     _rename(model, _names(network))
     told = {**notes, "pelton.sizes": asdict(network.settings)}
+    if places := places_of(model, {name: array.numpy() for name, array in network.state_dict().items()}):
+        told[WEIGHTS] = places
     onnx.helper.set_model_props(model, {name: json.dumps(note) for name, note in told.items()})
     tell_chosen(model, network.settings.layers)
     foreign = sorted({node.domain for node in model.graph.node} - {""})

@@ -25,6 +25,7 @@ from models.ftrl import Ftrl
 from models.moe_runtime import OnnxMoE
 from models.reasons import explain, in_words
 from models.row_memo import RowMemo
+from models.runtimes import Gpu
 
 Float64s = NDArray[np.float64]
 SPECS, BLEND, TYPICAL, MOE, FTRL = "specs.json", "blend.json", "typical.json", "moe.onnx", "ftrl.npz"
@@ -58,9 +59,11 @@ class Scorer:
         snapshot: a newer state of the learner than the bundle's own.
         specs: the columns that will be given.
         buckets: batch sizes of the MoE, if not those that `OnnxMoE` chooses.
+        gpu: whether a GPU computes the MoE: "never", "prefer" or "require".
 
     Raises:
         BundleError: it was trained for other features.
+        RuntimeRefusedError: a GPU is required, and none can be used.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Scorer:
         snapshot: bytes | None,
         specs: Sequence[FeatureSpec],
         buckets: Sequence[int] | None = None,
+        gpu: Gpu = "never",
     ) -> None:
         self.specs = read_specs(bundle)
         _check_specs(bundle.id, self.specs, tuple(specs))
@@ -78,7 +82,7 @@ class Scorer:
         )
         self._groups = _channels(self.specs)
         self._helper: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="reasons")
-        self._moe = _open_moe(bundle, self.specs, buckets) if MOE in bundle.parts else None
+        self._moe = _open_moe(bundle, self.specs, buckets, gpu) if MOE in bundle.parts else None
         self._memo = RowMemo(self._moe_logits)
         self._ftrl: Ftrl | None = None
         if FTRL in bundle.parts:
@@ -86,7 +90,7 @@ class Scorer:
 
     @property
     def provider(self) -> str:
-        """What computes the MoE: "cpu", "cuda", or "none" without one."""
+        """What computes the MoE: "cpu", "cuda", "triton", or "none" without one."""
         return self._moe.provider if self._moe is not None else "none"
 
     @property
@@ -191,8 +195,8 @@ def _channels(specs: tuple[FeatureSpec, ...]) -> list[list[int]]:
     return list(channels.values())
 
 
-def _open_moe(bundle: Bundle, specs: tuple[FeatureSpec, ...], buckets: Sequence[int] | None) -> OnnxMoE:
+def _open_moe(bundle: Bundle, specs: tuple[FeatureSpec, ...], buckets: Sequence[int] | None, gpu: Gpu) -> OnnxMoE:
     with tempfile.TemporaryDirectory(prefix="pelton-") as folder:  # the runtime opens files, and the bytes are verified
         path = Path(folder) / MOE
         path.write_bytes(bundle.part(MOE))
-        return OnnxMoE(path, specs, buckets=buckets)
+        return OnnxMoE(path, specs, buckets=buckets, gpu=gpu)

@@ -14,6 +14,7 @@ from typing import TypeGuard
 from connectors.log import LogError
 from connectors.schema_registry import RegistryAwayError
 from models.registry import Registry
+from models.runtimes import Gpu
 from pipeline.app import AnyTask, App, Task
 from pipeline.decisions import Served
 from pipeline.kinds import scorer_of
@@ -79,13 +80,21 @@ class Following:
         app: whose tasks.
         registry: which models serve; None lets rules decide alone.
         on_change: told of a task and what serves it, at the start and whenever it changes.
+        gpu: whether a GPU computes networks: "never", "prefer" or "require".
+
+    Raises:
+        RuntimeRefusedError: a GPU is required, and none can be used.
 
     Attributes:
         models: task -> what serves it.
     """
 
     def __init__(
-        self, app: App, registry: Registry | None, on_change: Callable[[str, Served], None] | None = None
+        self,
+        app: App,
+        registry: Registry | None,
+        on_change: Callable[[str, Served], None] | None = None,
+        gpu: Gpu = "never",
     ) -> None:
         self._on_change = on_change or (lambda task, served: None)
         self.models: dict[str, ServedModels] = {}
@@ -94,7 +103,7 @@ class Following:
         for task in app.tasks:
             if registry is None or (task.model is None and task.learner is None):
                 continue
-            opening = partial(scorer_of, task, app.plans[task.on.name])
+            opening = partial(scorer_of, task, app.plans[task.on.name], gpu=gpu)
             self.models[task.name] = ServedModels(registry, task.name, opening)
             self._on_change(task.name, self.models[task.name].start())
             if registry.generation(task.name) == 0:  # nothing was ever promoted: that is no problem

@@ -50,7 +50,7 @@ class Commands(TyperGroup):
             from ops.mistakes import in_a_sentence
 
             pipe_closed = isinstance(error, OSError) and error.errno == errno.EPIPE
-            sentence = None if Settings.read().debug or pipe_closed else in_a_sentence(error)
+            sentence = None if Settings.shows_traces() or pipe_closed else in_a_sentence(error)
             if sentence is None:
                 raise
             typer.echo(f"pelton: {sentence}", err=True)

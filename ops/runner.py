@@ -14,6 +14,7 @@ from connectors.secrets import Sealer, Tokeniser
 from connectors.sinks import Sink
 from kernels.compiled import load_imported
 from models.registry import Registry
+from models.runtimes import Gpu
 from ops.agent_feed import AgentFeed, AgentLoop
 from ops.beside import Again, Following, Learning, learns_live, now_ms, quick_to_answer
 from ops.retention import RETENTION_EVERY_S, Retention
@@ -44,6 +45,7 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         publish_every: labels between two snapshots that a learner offers.
         snapshot_every_ms: between two snapshots of state.
         state: folder or URL of snapshots of state, if they are to be elsewhere.
+        gpu: whether a GPU computes networks: "never", "prefer" or "require".
         metrics: told of everything that happens.
 
     Attributes:
@@ -65,11 +67,12 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         snapshot_every_ms: int = SNAPSHOT_EVERY_MS,
         metrics: Metrics | None = None,
         state: Path | str | None = None,
+        gpu: Gpu = "never",
     ) -> None:
         create_topics(app, log)
         self._metrics = metrics
         self.app, self._log, self._on_step, self._snapshot_every_ms = app, log, on_step, snapshot_every_ms
-        self._following = Following(app, registry, metrics.serving if metrics is not None else None)
+        self._following = Following(app, registry, metrics.serving if metrics is not None else None, gpu)
         self._learning = Learning(
             {
                 task.name: LearnerLoop(app, task, log, registry, tokeniser, publish_every=publish_every)

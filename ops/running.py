@@ -64,7 +64,7 @@ def run_app(
         runner = AppRunner(
             app, log, registry, settings.data, tokeniser, sealer, sinks,
             on_step=lambda step: figures.add(step, time.monotonic() - began_s), learn=learn, metrics=metrics,
-            state=settings.state,
+            state=settings.state, gpu=settings.gpu,
         )  # fmt: skip
         with runner:
             for worker in runner.workers:

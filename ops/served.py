@@ -23,11 +23,12 @@ def served_for(app: App, settings: Settings, wanted: str | None) -> tuple[dict[s
     Raises:
         BundleError: a bundle is damaged, or was made for other features or another app.
         RegistryError: no version has that id.
+        RuntimeRefusedError: a GPU is required, and none can be used.
     """
     if wanted is not None:
         bundle = find_bundle(app, settings, wanted)
         task = _task_of(app, bundle)
-        return {task.name: Served(scorer_of(task, app.plans[task.on.name], bundle, None), bundle.id)}, []
+        return {task.name: Served(scorer_of(task, app.plans[task.on.name], bundle, None, settings.gpu), bundle.id)}, []
     found, notes = {}, []
     registry = settings.open_registry()
     for task in (each for each in app.tasks if each.model or each.learner):
@@ -35,7 +36,7 @@ def served_for(app: App, settings: Settings, wanted: str | None) -> tuple[dict[s
             notes.append(f"no model serves {task.name} yet, rules decide alone; make one: pelton train APP --data FILE")
             continue
         live = registry.live(task.name)
-        scorer = scorer_of(task, app.plans[task.on.name], live.bundle, live.snapshot)
+        scorer = scorer_of(task, app.plans[task.on.name], live.bundle, live.snapshot, settings.gpu)
         found[task.name] = Served(scorer, live.serving.bundle, live.serving.snapshot or "")
     return found, notes
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.runtimes import GPU_CHOICES, Gpu
+
 if TYPE_CHECKING:
     from connectors.secrets import Sealer, Tokeniser
     from connectors.sqlite_log import SqliteLog
@@ -30,6 +32,7 @@ class Settings:
         log: file of the embedded log (PELTON_LOG).
         registry: database URL of the registry, None for a file in the data folder (PELTON_REGISTRY).
         key: of sensitive fields, base64, "" for the key file of the data folder (PELTON_KEY).
+        gpu: whether a GPU computes networks: "never", "prefer" or "require" (PELTON_GPU, `--gpu`).
         snapshots: folder or URL of snapshots of state, "" for a folder in the data folder (PELTON_STATE, `--state`).
         debug: show where errors come from (PELTON_DEBUG).
     """
@@ -40,21 +43,36 @@ class Settings:
     key: str = field(default="", repr=False)
     debug: bool = False
     snapshots: str = ""
+    gpu: Gpu = "never"
 
     @classmethod
     def read(
-        cls, data: Path | None = None, environment: Mapping[str, str] = os.environ, state: str | None = None
+        cls,
+        data: Path | None = None,
+        environment: Mapping[str, str] = os.environ,
+        state: str | None = None,
+        gpu: str | None = None,
     ) -> Settings:
-        """Read the environment; `data` and `state`, a command's options, come before PELTON_DATA and PELTON_STATE."""
+        """Read the environment; what is given, options of a command, comes before it.
+
+        Raises:
+            SettingsError: PELTON_GPU, or `gpu`, is none of what can be chosen.
+        """
         folder = data or Path(environment.get("PELTON_DATA") or DATA_FOLDER)
         return cls(
             folder,
             Path(environment.get("PELTON_LOG") or folder / "log.db"),
             environment.get("PELTON_REGISTRY") or None,
             environment.get("PELTON_KEY") or "",
-            environment.get("PELTON_DEBUG", "") not in ("", "0"),
+            cls.shows_traces(environment),
             state or environment.get("PELTON_STATE") or "",
+            _gpu(gpu or environment.get("PELTON_GPU") or "never"),
         )
+
+    @staticmethod
+    def shows_traces(environment: Mapping[str, str] = os.environ) -> bool:
+        """Tell whether errors show where they come from, whatever else is set wrongly."""
+        return environment.get("PELTON_DEBUG", "") not in ("", "0")
 
     @property
     def state(self) -> Path | str:
@@ -115,3 +133,10 @@ class Settings:
         if not make and self.registry is None and not (self.bundles / "registry.db").exists():
             return None
         return Registry.open(self.registry, self.bundles)
+
+
+def _gpu(wanted: str) -> Gpu:
+    for choice in GPU_CHOICES:
+        if choice == wanted:
+            return choice
+    raise SettingsError(f"PELTON_GPU, or --gpu, is {wanted!r}; choose {', '.join(GPU_CHOICES)}")

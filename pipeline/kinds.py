@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from models.bundle import Bundle
 from models.defect_scorer import DefectScorer
+from models.runtimes import Gpu
 from models.scorer import Scorer
 from models.text.scorer import SupportScorer
 from pipeline.app import AnyTask
@@ -26,14 +27,15 @@ def decider_of(task: AnyTask, plan: StreamPlan) -> AnyDecider:
     return Decider(task, plan)
 
 
-def scorer_of(task: AnyTask, plan: StreamPlan, bundle: Bundle, snapshot: bytes | None) -> AnyScorer:
+def scorer_of(task: AnyTask, plan: StreamPlan, bundle: Bundle, snapshot: bytes | None, gpu: Gpu = "never") -> AnyScorer:
     """Return the models of a bundle, warmed up.
 
     Raises:
         BundleError: it was made for another task, or for other features.
+        RuntimeRefusedError: a GPU is required, and none can be used.
     """
     if isinstance(task, SupportTask):
-        return SupportScorer(bundle)
+        return SupportScorer(bundle, gpu)
     if isinstance(task, DefectTask):
-        return DefectScorer(bundle, task.image_field.size, task.image_field.channels)
-    return Scorer(bundle, snapshot, [plan.specs[column] for column in plan.columns_of[task.name]])
+        return DefectScorer(bundle, task.image_field.size, task.image_field.channels, gpu)
+    return Scorer(bundle, snapshot, [plan.specs[column] for column in plan.columns_of[task.name]], gpu=gpu)

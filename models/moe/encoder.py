@@ -56,7 +56,7 @@ class NumberEncoder(nn.Module):
         z = z.clamp(-LARGEST_Z, LARGEST_Z).float()
         pieces = ((z.unsqueeze(-1) - self.lower) * self.slope).clamp(0, 1)  # (..., m, b)
         q = z * torch.rsqrt(1 + (z / 3).square())  # (..., m), within (-3, 3)
-        angles = (2 * math.pi) * self.frequencies * q.unsqueeze(-1)  # (..., m, p)
+        angles = (self.frequencies * q.unsqueeze(-1)) * (2 * math.pi)  # (..., m, p)
         code = torch.cat([pieces, torch.sin(angles), torch.cos(angles), q.unsqueeze(-1)], dim=-1)  # (..., m, w - 1)
         flag = null.unsqueeze(-1)
         return torch.cat([torch.where(flag, 0.0, code), flag.float()], dim=-1)  # (..., m, w)

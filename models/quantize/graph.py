@@ -16,8 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from models.moe_runtime import open_session
 from models.onnx_outputs import tell_chosen
+from models.runtimes import open_session
 
 Float32s = NDArray[np.float32]
 Float64s = NDArray[np.float64]

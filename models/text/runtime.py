@@ -1,4 +1,4 @@
-"""Serve an exported text network with ONNX Runtime."""
+"""Serve an exported text network."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import numpy as np
 from numpy.typing import NDArray
 
-from models.moe_runtime import RuntimeRefusedError, check_one_wheel, open_session
+from models.runtimes import Gpu, RuntimeRefusedError, open_network
 from models.text.inputs import TextInputs
 
 NAMES = TextInputs._fields
@@ -26,10 +26,10 @@ class OnnxText:
         RuntimeRefusedError: it is no model that can be served here.
     """
 
-    def __init__(self, model: bytes, threads: int = 1) -> None:
-        check_one_wheel()
-        self._session, self.provider = open_session(model, threads, "never")
-        notes = self._session.get_modelmeta().custom_metadata_map
+    def __init__(self, model: bytes, threads: int = 1, gpu: Gpu = "never") -> None:
+        self._runtime = open_network(model, threads, gpu)
+        self.provider = self._runtime.provider
+        notes = self._runtime.notes
         if TEXT not in notes:
             raise RuntimeRefusedError("the model does not read texts; export it with models.export_texts")
         told = json.loads(notes[TEXT])
@@ -42,7 +42,7 @@ class OnnxText:
         Raises:
             ValueError: one is not finite.
         """
-        logits = self._session.run(["logits"], dict(zip(NAMES, inputs, strict=True)))[0].astype(np.float64)
+        logits = self._runtime.run(["logits"], dict(zip(NAMES, inputs, strict=True)))[0].astype(np.float64)
         if not np.isfinite(logits).all():
             row = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
             raise ValueError(f"the model scored message {row} as not finite; its weights are broken, roll it back")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle, BundleError
+from models.runtimes import Gpu
 from models.text.articles import Article, ArticleIndex, decode_articles, encode_articles
 from models.text.inputs import make_inputs
 from models.text.pieces import Pieces
@@ -72,19 +73,24 @@ NONE_READ = Reading()
 class SupportScorer:
     """The models of one bundle, warmed up. Messages are read by themselves: batches do not matter beyond rounding.
 
+    Args:
+        bundle: with the parts that `support_parts` names.
+        gpu: whether a GPU computes the network: "never", "prefer" or "require".
+
     Attributes:
         line: the probability below which a message is out of scope; None without a network.
 
     Raises:
         BundleError: it is of another kind of task.
+        RuntimeRefusedError: a GPU is required, and none can be used.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, gpu: Gpu = "never") -> None:
         if SUPPORT not in bundle.parts:
             raise BundleError(f"bundle {bundle.id} was not made for a support task; train one: pelton train APP")
         self.settings = settings = _DECODER.decode(bundle.part(SUPPORT))
         self._pieces = Pieces.from_json(bundle.part(PIECES)) if PIECES in bundle.parts else None
-        self._network = OnnxText(bundle.part(MOE)) if MOE in bundle.parts else None
+        self._network = OnnxText(bundle.part(MOE), gpu=gpu) if MOE in bundle.parts else None
         articles = decode_articles(bundle.part(ARTICLES)) if ARTICLES in bundle.parts else []
         self.articles = ArticleIndex(articles) if articles else None
         self.line = settings.line if self._network is not None else None

@@ -17,6 +17,13 @@ State = Annotated[
         help="Where snapshots of state go: a folder or s3://, gs://, abfs://...; PELTON_STATE or in the data folder.",
     ),
 ]  # fmt: skip
+Gpu = Annotated[
+    str | None,
+    Option(
+        "--gpu", metavar="CHOICE", show_default=False,
+        help="Compute networks on a GPU: never, prefer (else a CPU) or require (else stop); PELTON_GPU or never.",
+    ),
+]  # fmt: skip
 SomeInputs = Annotated[
     list[str] | None,
     Option(

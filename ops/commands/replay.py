@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from ops.commands.options import App, DataFolder, Kafka, SomeInputs
+from ops.commands.options import App, DataFolder, Gpu, Kafka, SomeInputs
 
 if TYPE_CHECKING:
     from pipeline.decisions import Served
@@ -42,6 +42,7 @@ def replay(
         Option(metavar="TIME", help="With --from-topic: events from then on; windows see more.", show_default=False),
     ] = None,
     kafka: Kafka = None,
+    gpu: Gpu = None,
     data_folder: DataFolder = None,
 ) -> None:
     """Run an app over files or topics: features and decisions as they would have been.
@@ -60,7 +61,7 @@ def replay(
     from ops.views.replay import read_speed
     from pipeline.loading import load_app
 
-    loaded, settings, factor = load_app(app), Settings.read(data_folder), read_speed(speed)
+    loaded, settings, factor = load_app(app), Settings.read(data_folder, gpu=gpu), read_speed(speed)
     since_ms = read_time(since)
     source = ReplayInputs(loaded, settings, inputs or [], from_topic, since_ms, kafka if from_topic else None, factor)
     ready_kernels()

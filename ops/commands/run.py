@@ -4,7 +4,7 @@ from typing import Annotated
 
 from typer import Option
 
-from ops.commands.options import App, DataFolder, Kafka, MetricsHost, MetricsPort, State
+from ops.commands.options import App, DataFolder, Gpu, Kafka, MetricsHost, MetricsPort, State
 
 Output = Annotated[
     list[str] | None,
@@ -37,6 +37,7 @@ def run(
     at_least_once: AtLeastOnce = False,
     session_s: SessionTimeout = 10.0,
     state: State = None,
+    gpu: Gpu = None,
     data_folder: DataFolder = None,
 ) -> None:
     """Decide the records of the log as they come, until Ctrl-C; a stop at any moment loses nothing.
@@ -57,7 +58,7 @@ def run(
     def noted(text: str) -> None:
         note(text.replace("APP", app))
 
-    loaded, settings = load_app(app), Settings.read(data_folder, state=state)
+    loaded, settings = load_app(app), Settings.read(data_folder, state=state, gpu=gpu)
     metrics_at = (metrics_host, metrics_port) if metrics_port else None
     if kafka is not None:
         from ops.brokers import kafka_settings

@@ -78,7 +78,7 @@ def run_on_kafka(app: App, settings: Settings, how: KafkaRun, note: Note) -> lis
         metrics = None
         if how.metrics_at is not None:
             metrics = stack.enter_context(serving_metrics(app, how.metrics_at, note, "kafka"))
-        following = Following(app, registry, metrics.serving if metrics is not None else None)
+        following = Following(app, registry, metrics.serving if metrics is not None else None, settings.gpu)
         figures, summed = AppFigures(app), Summed()
         began_s = time.monotonic()
 

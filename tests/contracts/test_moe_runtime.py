@@ -13,8 +13,9 @@ from models.features import FeatureSpec
 from models.moe.bins import learn_code, number_columns
 from models.moe.network import MoENetwork, event_network
 from models.moe.settings import MoESettings
-from models.moe_runtime import OnnxMoE, RuntimeRefusedError, check_one_wheel
+from models.moe_runtime import OnnxMoE
 from models.onnx_export import ExportError
+from models.runtimes import RuntimeRefusedError, check_one_wheel
 
 SIZES = MoESettings(width=32, heads=2, experts=4, expert_width=16, shared_width=16, bins=4, waves=2, members=2)
 SPECS = [
@@ -127,7 +128,7 @@ def test_buckets_must_ascend(path, buckets):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_required_gpu_that_is_missing_refuses_to_start_without_noise(path, capfd):
-    with pytest.raises(RuntimeRefusedError, match="a GPU is required, and ONNX Runtime cannot use one here"):
+    with pytest.raises(RuntimeRefusedError, match="a GPU is required, and none can be used here"):
         OnnxMoE(path, SPECS, gpu="require")
     assert OnnxMoE(path, SPECS, gpu="prefer", buckets=(1,)).provider == "cpu"
     assert capfd.readouterr() == ("", "")
@@ -143,7 +144,7 @@ def test_the_file_is_small_standard_and_says_what_it_takes(path):
     assert not model.functions
     assert [op.version for op in model.opset_import if op.domain == ""] == [20]
     notes = {prop.key: prop.value for prop in model.metadata_props}
-    assert set(notes) == {"pelton.columns", "pelton.sizes"}
+    assert set(notes) == {"pelton.columns", "pelton.sizes", "pelton.weights"}
     assert b"/site-packages/" not in path.read_bytes()
 
 
