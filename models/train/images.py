@@ -6,6 +6,7 @@ the head, with the same classes, pooled over the image.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -92,10 +93,17 @@ class ImageData:
         self.choices, self.sizes, self.weight = choices, sizes, choices.weight
         self.steps_per_epoch = len(self.learned) // choices.batch
 
+    def whole(self) -> ImageData:
+        """Return the same images, with what is held back among those to learn; it still validates, too."""
+        everything = copy.copy(self)
+        everything.learned = np.arange(len(self.classes))
+        everything.steps_per_epoch = len(self.classes) // self.choices.batch
+        return everything
+
     def identity(self) -> dict[str, Any]:
         """Tell data, classes and choices."""
         digest = hashlib.sha256(np.ascontiguousarray(self.pixels).data)
-        for array in (self.classes, self.held):
+        for array in (self.classes, self.learned, self.held):
             digest.update(np.ascontiguousarray(array).data)
         return {
             "data_sha256": digest.hexdigest(), "classes": self.count, "choices": asdict(self.choices),
