@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from models.bundle import Bundle, BundleError
 from models.defects import CARD, NETWORK, DefectCard, DefectError, DefectModel, DefectScores, Pixels
-from models.expert_load import ExpertLoad
+from models.expert_load import load_for
 from models.runtimes import Gpu, open_session
 
 
 class DefectScorer:
     """The network of one bundle, warmed up.
+
+    Attributes:
+        provider: what computes it: "cpu" or "cuda".
+        load: visits of the images that were scored; None if the network does not tell them.
 
     Args:
         bundle: with the parts named above.
@@ -22,7 +26,6 @@ class DefectScorer:
     """
 
     rung = "moe"
-    load: ExpertLoad | None = None
 
     def __init__(self, bundle: Bundle, size: int, channels: int, gpu: Gpu = "never") -> None:
         try:
@@ -37,6 +40,8 @@ class DefectScorer:
             if gpu != "never":
                 session, self.provider = open_session(network, 1, gpu)
                 self._model = DefectModel(session, self.card)
+            self.load, self._model.chosen = load_for(self._model.notes, self._model.chosen)
+            self._model.on_visits = self.load.add if self.load is not None else None
         except DefectError as problem:
             raise BundleError(f"bundle {bundle.id}: {problem}") from None
 

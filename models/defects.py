@@ -9,6 +9,7 @@ import json
 import struct
 import sys
 import zlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,12 @@ class DefectModel:
         card: what belongs to it.
         threads: CPU threads for one batch, of a session that is opened here.
 
+    Attributes:
+        notes: what the network says of itself, name -> JSON.
+        chosen: its outputs that tell which experts were visited.
+        on_visits: told of each batch what these outputs were, how many of the images it was given, and how many it
+            computed, padding behind them; None asks for nothing.
+
     Raises:
         DefectError: the network is none, or of other classes or sizes than the card.
     """
@@ -158,6 +165,9 @@ class DefectModel:
         told = {output.name: output.shape for output in self._session.get_outputs()}
         if not {"logits", "evidence"} <= set(told) or told["logits"][1] != len(card.classes):
             raise DefectError(f"{NETWORK} gives {told}; it must be of {len(card.classes)} classes, with evidence")
+        self.notes: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.chosen = [name for name in told if name.startswith("chosen_")]
+        self.on_visits: Callable[[list[NDArray[Any]], int, int], None] | None = None
         for count in BATCHES:  # the first run of a size plans memory
             self._run(np.zeros((count, card.size, card.size, card.channels), np.uint8))
 
@@ -190,11 +200,15 @@ class DefectModel:
         count = next(size for size in BATCHES if size >= len(pixels))
         given = np.zeros((count, *pixels.shape[1:]), np.uint8)
         given[: len(pixels)] = pixels
-        logits, evidence = self._run(given)
+        logits, evidence = self._run(given, len(pixels))
         return logits[: len(pixels)], evidence[: len(pixels)]
 
-    def _run(self, pixels: Pixels) -> tuple[NDArray[Any], NDArray[Any]]:
-        logits, evidence = self._session.run(["logits", "evidence"], {"images": pixels})
+    def _run(self, pixels: Pixels, counted: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
+        is_watched = self.on_visits is not None and counted > 0
+        outputs = ["logits", "evidence", *(self.chosen if is_watched else [])]
+        logits, evidence, *visits = self._session.run(outputs, {"images": pixels})
+        if self.on_visits is not None and visits:
+            self.on_visits(visits, counted, len(pixels))
         return logits, evidence
 
 

@@ -5,9 +5,10 @@ Letters: e experts, k that a token chooses, t tokens of an event in a layer.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,19 @@ def is_enough(visits: Int64s) -> bool:
     return int(visits.sum()) >= VISITS_MIN * visits.size
 
 
+def load_for(notes: Mapping[str, str], outputs: Sequence[str]) -> tuple[ExpertLoad | None, list[str]]:
+    """Return what counts the visits of a network, and the outputs that tell them; (None, []) if it does not.
+
+    Args:
+        notes: what its file says of itself.
+        outputs: what it can be asked for.
+    """
+    chosen = [name for name in outputs if name.startswith("chosen_")]
+    if not chosen:
+        return None, []
+    return ExpertLoad(len(chosen), int(json.loads(notes["pelton.sizes"])["experts"])), chosen
+
+
 class ExpertLoad:
     """Counts the visits of served events to each expert; any thread may add and look.
 
@@ -63,9 +77,7 @@ class ExpertLoad:
 
     def __init__(self, layers: int, experts: int) -> None:
         self._experts, self._lock = experts, threading.Lock()
-        self._kept: deque[tuple[Sequence[Int64s], int, int]] = (
-            deque()
-        )  # any thread may append, whoever has the lock takes
+        self._kept: deque[tuple[Sequence[Int64s], int]] = deque()  # any thread may append, whoever has the lock takes
         self._total = np.zeros((layers, experts), np.int64)
         self._newer, self._older = self._total.copy(), self._total.copy()
         self._newer_events = 0
@@ -78,7 +90,11 @@ class ExpertLoad:
             events: how many of the rows are events; those behind them are padding.
             rows: of the batch.
         """
-        self._kept.append((chosen, events, rows))
+        self.add_visits([each[: events * (len(each) // rows)] for each in chosen], events)
+
+    def add_visits(self, visits: Sequence[Int64s], events: int) -> None:
+        """Add the visits of some events: per layer (tokens, k), the experts of each token that is one."""
+        self._kept.append((visits, events))
         if len(self._kept) >= BATCHES_TOGETHER:
             with self._lock:
                 self._count()
@@ -100,10 +116,10 @@ class ExpertLoad:
         if not batches:
             return
         for layer in range(len(self._total)):
-            ids = [chosen[layer][: events * (len(chosen[layer]) // rows)] for chosen, events, rows in batches]
-            found = np.bincount(np.concatenate(ids).ravel(), minlength=self._experts)
+            ids = np.concatenate([visits[layer] for visits, _ in batches])
+            found = np.bincount(ids.ravel(), minlength=self._experts)
             self._total[layer] += found
             self._newer[layer] += found
-        self._newer_events += sum(events for _, events, _ in batches)
+        self._newer_events += sum(events for _, events in batches)
         if self._newer_events >= RECENT_EVENTS:
             self._older, self._newer, self._newer_events = self._newer, np.zeros_like(self._newer), 0

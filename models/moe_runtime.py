@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.expert_load import ExpertLoad
+from models.expert_load import load_for
 from models.features import FeatureSpec
 from models.runtimes import Gpu, RuntimeRefusedError, open_network
 
@@ -57,9 +57,8 @@ class OnnxMoE:
         self._buckets = tuple(buckets or (CPU_BUCKETS if self.provider == "cpu" else GPU_BUCKETS))
         notes = self._runtime.notes
         _check_columns(Path(path), notes, self._specs)
-        chosen = [name for name in self._runtime.outputs if name.startswith("chosen_")]
+        self.load, chosen = load_for(notes, self._runtime.outputs)
         self._all_outputs = ["logits", *chosen]
-        self.load = _load(notes, len(chosen)) if chosen else None
         for bucket in self._buckets:  # the first run of a size plans memory and packs weights
             self._run(np.zeros((bucket, len(self._specs))))
 
@@ -103,10 +102,6 @@ class OnnxMoE:
         logits, *chosen = self._runtime.run(self._all_outputs, given)
         self.load.add(chosen, counted, len(features))
         return logits
-
-
-def _load(notes: Mapping[str, str], layers: int) -> ExpertLoad:
-    return ExpertLoad(layers, int(json.loads(notes["pelton.sizes"])["experts"]))
 
 
 def _check_columns(path: Path, notes: Mapping[str, str], specs: tuple[FeatureSpec, ...]) -> None:

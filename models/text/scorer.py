@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle, BundleError
+from models.expert_load import ExpertLoad
 from models.runtimes import Gpu
 from models.text.articles import Article, ArticleIndex, decode_articles, encode_articles
 from models.text.inputs import make_inputs
@@ -94,12 +95,17 @@ class SupportScorer:
         articles = decode_articles(bundle.part(ARTICLES)) if ARTICLES in bundle.parts else []
         self.articles = ArticleIndex(articles) if articles else None
         self.line = settings.line if self._network is not None else None
-        self.read(["warm up"], 1)
+        self.probabilities(["warm up"])  # not counted
 
     @property
     def provider(self) -> str:
         """What computes the network: "cpu", "cuda", or "none" without one."""
         return self._network.provider if self._network is not None else "none"
+
+    @property
+    def load(self) -> ExpertLoad | None:
+        """How served messages visited the network's experts; None without one, or if it does not tell."""
+        return self._network.load if self._network is not None else None
 
     @property
     def rung(self) -> str:
@@ -116,14 +122,17 @@ class SupportScorer:
         cleaned = [normalised(text or "", self.settings.chars_max) for text in texts]
         told = [place for place, text in enumerate(cleaned) if text]
         found = [NONE_READ] * len(cleaned)
-        intents, priorities = self.probabilities([cleaned[place] for place in told])
+        intents, priorities = self.probabilities([cleaned[place] for place in told], counted=True)
         for row, place in enumerate(told):
             best = self.articles.best(cleaned[place], articles_top) if self.articles is not None else ()
             found[place] = self._reading(intents[row], priorities[row], best)
         return found
 
-    def probabilities(self, cleaned: Sequence[str]) -> tuple[Float64s, Float64s]:
-        """Return (messages, intents) and (messages, priorities) of normalised texts; no columns without a network."""
+    def probabilities(self, cleaned: Sequence[str], counted: bool = False) -> tuple[Float64s, Float64s]:
+        """Return (messages, intents) and (messages, priorities) of normalised texts; no columns without a network.
+
+        `counted`: their visits of experts are added to `load`.
+        """
         if self._network is None or self._pieces is None:
             return np.zeros((len(cleaned), 0)), np.zeros((len(cleaned), 0))
         kinds, temperature = len(self.settings.intents), self.settings.temperature
@@ -131,7 +140,7 @@ class SupportScorer:
         for first in range(0, len(cleaned), AT_ONCE):
             some, network = cleaned[first : first + AT_ONCE], self._network
             inputs = make_inputs(some, self._pieces, network.pieces_max, network.buckets, network.pairs_apart)
-            logits[first : first + AT_ONCE] = network.logits(inputs)
+            logits[first : first + AT_ONCE] = network.logits(inputs, counted)
         return softmax(logits[:, :kinds] / temperature), softmax(logits[:, kinds:])
 
     def _reading(self, intents: Float64s, priorities: Float64s, articles: tuple[tuple[str, float], ...]) -> Reading:
