@@ -1,5 +1,7 @@
 """Export a network on texts: rows of grams and pieces, each (n, as many as the longest message has), to logits.
 
+One that was trained with a sentence encoder takes its vectors (n, s), too; the encoder itself is a graph of its own.
+
 The table of grams, most of the file, is stored in half precision; the gate compares with a network that has it, too.
 """
 
@@ -23,11 +25,15 @@ BATCHES = (1, 3, 8)
 TABLE = "bag.table"
 
 
-def _logits(network: MoENetwork, *inputs: Tensor) -> tuple[Tensor]:  # (n, g), (n, g), (n, p)
+def _logits(network: MoENetwork, *inputs: Tensor) -> tuple[Tensor]:  # (n, g), (n, g), (n, p), and maybe (n, s)
     return (network.logits(inputs),)
 
 
-FORM = Form(_logits, {name: ["count", name] for name in NAMES}, ["logits"], by_size=True)
+def form_of(text: TextSettings) -> Form:
+    """Tell what the graph takes: all that `TextInputs.arrays` gives."""
+    rows = {name: ["count", name] for name in NAMES[:3]}
+    sentences = {NAMES[3]: ["count"]} if text.sentence else {}
+    return Form(_logits, rows | sentences, ["logits"], by_size=True)
 
 
 def export_texts(network: MoENetwork, inputs: TextInputs, task: str | None = None) -> Exported:
@@ -46,10 +52,12 @@ def export_texts(network: MoENetwork, inputs: TextInputs, task: str | None = Non
     network = cut_out(network, task).cpu().eval()
     encoder = network.encoders[0]
     encoder.bag.table.data = encoder.bag.table.data.half().float()
-    sample = [torch.zeros(3, columns, dtype=torch.int64) for columns in (5, 6, 7)]
-    model = to_onnx(network, FORM, sample, {TEXT: asdict(encoder.text)})
+    form, sample = form_of(encoder.text), [torch.zeros(3, columns, dtype=torch.int64) for columns in (5, 6, 7)]
+    if encoder.text.sentence:
+        sample.append(torch.zeros(3, encoder.text.sentence))
+    model = to_onnx(network, form, sample, {TEXT: asdict(encoder.text)})
     _halve_table(model)
-    return checked(network, model, FORM, probes(inputs, encoder.text))
+    return checked(network, model, form, probes(inputs, encoder.text))
 
 
 def probes(inputs: TextInputs, text: TextSettings) -> Probes:
@@ -58,11 +66,15 @@ def probes(inputs: TextInputs, text: TextSettings) -> Probes:
     real = [inputs.rows(chance.integers(0, len(inputs.words), count)) for count in BATCHES]
     cases = {f"batch {len(each.words)}": each for each in real}
     cases["the first one"] = inputs.rows(np.array([0]))
-    cases["empty"] = TextInputs(*(np.zeros((2, 1), np.int64) for _ in NAMES))
+    nothing, any = (None, None) if not text.sentence else (
+        np.zeros((2, text.sentence), np.float32), chance.normal(0, 1, (4, text.sentence)).astype(np.float32)
+    )  # fmt: skip
+    none = np.zeros((2, 1), np.int64)
+    cases["empty"] = TextInputs(none, none, none, nothing)
     words, letters = (chance.integers(0, text.buckets + 1, (4, 300)) for _ in range(2))
-    cases["random"] = TextInputs(words, letters, chance.integers(0, text.pieces, (4, text.pieces_max)))
+    cases["random"] = TextInputs(words, letters, chance.integers(0, text.pieces, (4, text.pieces_max)), any)
     routed = {f"batch {len(each.words)}": _padded(each, text.pieces_max) for each in real}
-    return Probes(cases, routed)
+    return Probes(*({name: each.arrays() for name, each in those.items()} for those in (cases, routed)))
 
 
 def _padded(inputs: TextInputs, pieces_max: int) -> TextInputs:

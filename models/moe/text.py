@@ -3,9 +3,11 @@
 A message is read twice. As a bag: its runs of words and of letters and its pairs of words, hashed to rows of a table,
 are summed up in the summary token; frequent ones count less. As a sequence: byte-pair pieces, each of which first looks
 at its neighbours and at a few memory tokens, then at everything, in the trunk. The bag knows which words go with which
-intent after a few examples; the sequence knows their order.
+intent after a few examples; the sequence knows their order. Where a sentence encoder was brought, its vector of the
+message joins the bag: it knows what words mean that no example had.
 
-Letters: n messages, g grams of a message, p pieces, m memory tokens, t = 1 + m + p tokens, d width, h heads, c classes.
+Letters: n messages, g grams of a message, p pieces, m memory tokens, t = 1 + m + p tokens, d width, h heads, c classes,
+s numbers in a sentence's vector.
 Sources: bag: Joulin et al. 2016 (arXiv:1607.01759), section 2; letters within words: Bojanowski et al. 2016
 (arXiv:1607.04606), section 3.2; window and memory: Longformer, Beltagy et al. 2020 (arXiv:2004.05150), section 3.1.
 """
@@ -33,6 +35,8 @@ class TextSettings:
         bag_dropout: share of grams left out while training.
         piece_dropout: share of pieces shown as absent while training.
         dropout: share of numbers dropped before the head while training.
+        sentence: numbers in a vector of the sentence encoder; 0 without one.
+        sentence_dropout: share of them dropped while training.
     """
 
     buckets: int = 20_480
@@ -44,6 +48,8 @@ class TextSettings:
     bag_dropout: float = 0.3
     piece_dropout: float = 0.1
     dropout: float = 0.5
+    sentence: int = 0
+    sentence_dropout: float = 0.1
 
 
 class Bag(nn.Module):
@@ -84,11 +90,14 @@ class TextEncoder(nn.Module):
         self.table = nn.Parameter(torch.randn(text.pieces, d) * 0.1)
         self.place = nn.Parameter(torch.randn(text.pieces_max, d) * 0.02)
         self.neighbours = Neighbours(d, settings.heads, text.window)
+        self.sentence = Sentence(text.sentence, d, text.sentence_dropout) if text.sentence else None
 
-    def forward(self, inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # (n, g), (n, g), (n, p)
+    def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:  # (n, g), (n, g), (n, p), and maybe (n, s)
         """Give (n, t, d) tokens and which of them (n, t) are present."""
-        words, letters, pieces = inputs
+        words, letters, pieces, *sentences = inputs
         bag = self.bag(words) + self.bag(letters) + self.summary  # (n, d)
+        if self.sentence is not None:
+            bag = bag + self.sentence(*sentences)
         present = pieces > 0
         if self.training and self.text.piece_dropout:
             present = present & (torch.rand(pieces.shape, device=pieces.device) >= self.text.piece_dropout)
@@ -98,6 +107,24 @@ class TextEncoder(nn.Module):
         sequence = sequence + self.neighbours(sequence, memory, present)
         always = torch.ones(n, 1 + self.text.memory, dtype=torch.bool, device=pieces.device)
         return torch.cat([bag.unsqueeze(1), memory, sequence], dim=1), torch.cat([always, present], dim=1)
+
+
+class Sentence(nn.Module):
+    """What a sentence encoder says of a message: its vector, each number on the scale of the messages learned from."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, sentence: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(sentence))
+        self.register_buffer("spread", torch.ones(sentence))
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(sentence, width, bias=False)
+
+    def forward(self, sentences: Tensor) -> Tensor:  # (n, s)
+        """Give (n, d)."""
+        return self.out(self.dropout((sentences - self.mean) / self.spread))
 
 
 class Neighbours(nn.Module):

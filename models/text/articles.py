@@ -3,7 +3,8 @@
 Two views are summed. Letters: runs of 3 to 5 letters, as TF-IDF, of the message and of each title; it finds typos and
 parts of words. Stems: BM25 of the whole article, its title counted three times. Both are put on the scale from 0,
 nothing in common, to 1: the cosine is, and BM25 is divided by what an article would get that repeats each stem for
-ever.
+ever. Where a sentence encoder was brought, a third view is most of the score: the largest cosine of the message's
+vector with those of an article's passages (`models.text.passages`).
 
 Sources: TF-IDF with logarithmic counts: Manning et al., "Introduction to Information Retrieval", 6.4.1; BM25:
 Robertson, Zaragoza 2009, "The Probabilistic Relevance Framework", equations 3.15, 3.3; log(1 + .), so that no weight
@@ -19,13 +20,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.text.passages import Passages, passages_of
 from models.text.words import char_grams, normalised, stems_of
 
 Float64s = NDArray[np.float64]
 ARTICLES_MAX, CHARS_MAX = 50_000, 20_000
 TITLE_TIMES = 3
 K1, B = 1.2, 0.5  # how soon a repeated stem counts no more; how much a long article is held back
-STEMS_SHARE = 0.5  # of a score
+STEMS_SHARE = 0.5  # of a score from words alone
+WORDS_SHARE = 0.2  # of a score, where a sentence encoder tells the rest
 
 
 class ArticleError(ValueError):
@@ -38,6 +41,10 @@ class Article(msgspec.Struct, frozen=True):
     id: str
     title: str
     body: str = ""
+
+    def passages(self) -> list[str]:
+        """Return what a sentence encoder reads of it: its title, and the title with each part of its text."""
+        return passages_of(normalised(self.title, CHARS_MAX), normalised(self.body, CHARS_MAX))
 
 
 # Made once, here: msgspec crashes if two threads meet a type for the first time at once.
@@ -107,10 +114,16 @@ class _Postings:
 
 
 class ArticleIndex:
-    """Finds articles. It is built in memory when it is loaded; thousands of articles take about a second."""
+    """Finds articles. It is built in memory when it is loaded; thousands of articles take about a second.
 
-    def __init__(self, articles: Sequence[Article]) -> None:
+    Args:
+        articles: of the knowledge base.
+        passages: of the same articles; None without a sentence encoder.
+    """
+
+    def __init__(self, articles: Sequence[Article], passages: Passages | None = None) -> None:
         self.ids = [article.id for article in articles]
+        self._passages = passages
         titles = [normalised(article.title, CHARS_MAX) for article in articles]
         bodies = [normalised(article.body, CHARS_MAX) for article in articles]
         self._letters = _Postings((char_grams(title, 3, 5) for title in titles), _tfidf)
@@ -124,8 +137,19 @@ class ArticleIndex:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def scores(self, text: str) -> Float64s:
-        """Return (articles,) how well each answers a normalised text, 0 to 1."""
+    def scores(self, text: str, vector: NDArray[np.float32] | None = None) -> Float64s:
+        """Return (articles,) how well each answers a normalised text, 0 to 1.
+
+        Args:
+            text: of a message.
+            vector: (width,) what the sentence encoder says of it, where there are passages.
+        """
+        if self._passages is None or vector is None:
+            return self._in_words(text)
+        similar = np.maximum(self._passages.similarities(vector), 0.0)
+        return (1 - WORDS_SHARE) * similar + WORDS_SHARE * self._in_words(text)
+
+    def _in_words(self, text: str) -> Float64s:
         count = len(self)
         letters = [(term, _tfidf_of(n, self._letters.holders.get(term, 0), count))
                    for term, n in Counter(char_grams(text, 3, 5)).items()]  # fmt: skip
@@ -136,9 +160,9 @@ class ArticleIndex:
         found = self._stems.add_up((each, 1.0) for each in stems) / most
         return (1 - STEMS_SHARE) * cosine + STEMS_SHARE * found
 
-    def best(self, text: str, top: int) -> tuple[tuple[str, float], ...]:
+    def best(self, text: str, top: int, vector: NDArray[np.float32] | None = None) -> tuple[tuple[str, float], ...]:
         """Return ids and scores of the articles that answer a normalised text best; none with nothing in common."""
-        scores = self.scores(text)
+        scores = self.scores(text, vector)
         order = np.argsort(-scores, kind="stable")[:top]
         return tuple((self.ids[at], float(scores[at])) for at in order if scores[at] > 0)
 

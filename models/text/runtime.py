@@ -23,6 +23,7 @@ class OnnxText:
         buckets, pieces_max: rows of its table of grams, and how many pieces of a message it takes.
         load: visits of the messages that were counted, their padding left out; None if the file does not tell them.
         pairs_apart: words between those that it reads as pairs; 0 of a network that was trained without pairs.
+        sentence: numbers in a vector of the sentence encoder that it was trained with; 0 without one.
 
     Raises:
         RuntimeRefusedError: it is no model that can be served here.
@@ -38,7 +39,7 @@ class OnnxText:
             raise RuntimeRefusedError("the model does not read texts; export it with models.export_texts")
         told = json.loads(notes[TEXT])
         self.buckets, self.pieces_max = int(told["buckets"]), int(told["pieces_max"])
-        self.pairs_apart = int(told.get("pairs_apart", 0))
+        self.pairs_apart, self.sentence = int(told.get("pairs_apart", 0)), int(told.get("sentence", 0))
 
     def logits(self, inputs: TextInputs, counted: bool = False) -> NDArray[np.float64]:
         """Return (messages, classes) logits.
@@ -51,7 +52,7 @@ class OnnxText:
             ValueError: one is not finite.
         """
         outputs = self._all_outputs if counted else ["logits"]
-        answer, *chosen = self._runtime.run(outputs, dict(zip(NAMES, inputs, strict=True)))
+        answer, *chosen = self._runtime.run(outputs, dict(zip(NAMES, inputs.arrays(), strict=False)))
         if self.load is not None and chosen:
             self.load.add_visits([_of_present(each, inputs.pieces) for each in chosen], len(inputs.pieces))
         logits = answer.astype(np.float64)

@@ -1,7 +1,9 @@
 """From messages to what their writers want, as one bundle serves it: intents, scope, priority, articles.
 
 Parts of a bundle: `support.json` (names, calibration, bounds), and where the task has them `moe.onnx` with
-`pieces.json` (intents and priorities), and `articles.json` (the knowledge base that decisions name articles of).
+`pieces.json` (intents and priorities), and `articles.json` (the knowledge base that decisions name articles of). Where
+a sentence encoder was brought: the encoder (`models.sentences.card`), whose vectors the network reads, too, and
+`passages.npz`, what it says of the articles.
 """
 
 from __future__ import annotations
@@ -16,14 +18,19 @@ from numpy.typing import NDArray
 from models.bundle import Bundle, BundleError
 from models.expert_load import ExpertLoad
 from models.runtimes import Gpu
+from models.sentences.card import EncoderError, EncoderParts
+from models.sentences.encoder import SentenceEncoder
 from models.text.articles import Article, ArticleIndex, decode_articles, encode_articles
 from models.text.inputs import make_inputs
+from models.text.passages import Passages
 from models.text.pieces import Pieces
 from models.text.runtime import OnnxText
 from models.text.words import normalised
 
+Float32s = NDArray[np.float32]
 Float64s = NDArray[np.float64]
 SUPPORT, PIECES, MOE, ARTICLES = "support.json", "pieces.json", "moe.onnx", "articles.json"
+PASSAGES = "passages.npz"
 INTENTS_TOLD = 3
 AT_ONCE = 32  # messages in one run of the network
 
@@ -82,7 +89,7 @@ class SupportScorer:
         line: the probability below which a message is out of scope; None without a network.
 
     Raises:
-        BundleError: it is of another kind of task.
+        BundleError: it is of another kind of task, or its sentence encoder cannot be run here.
         RuntimeRefusedError: a GPU is required, and none can be used.
     """
 
@@ -92,8 +99,17 @@ class SupportScorer:
         self.settings = settings = _DECODER.decode(bundle.part(SUPPORT))
         self._pieces = Pieces.from_json(bundle.part(PIECES)) if PIECES in bundle.parts else None
         self._network = OnnxText(bundle.part(MOE), gpu=gpu) if MOE in bundle.parts else None
+        self._encoder = _encoder_of(bundle, gpu)
+        expected = self._network.sentence if self._network is not None else 0
+        given = self._encoder.card.width if self._encoder is not None else 0
+        if expected and expected != given:
+            raise BundleError(
+                f"the network of bundle {bundle.id} reads {expected} numbers of a sentence encoder, and its encoder "
+                f"gives {given}; train it again: pelton train APP --encoder NAME"
+            )
         articles = decode_articles(bundle.part(ARTICLES)) if ARTICLES in bundle.parts else []
-        self.articles = ArticleIndex(articles) if articles else None
+        passages = Passages.from_part(bundle.part(PASSAGES)) if articles and self._encoder is not None else None
+        self.articles = ArticleIndex(articles, passages) if articles else None
         self.line = settings.line if self._network is not None else None
         self.probabilities(["warm up"])  # not counted
 
@@ -110,8 +126,8 @@ class SupportScorer:
     @property
     def rung(self) -> str:
         """Which models answer."""
-        names = [name for name, model in (("moe", self._network), ("articles", self.articles)) if model is not None]
-        return "+".join(names) or "rules"
+        models = (("encoder", self._encoder), ("moe", self._network), ("articles", self.articles))
+        return "+".join(name for name, model in models if model is not None) or "rules"
 
     def with_snapshot(self, snapshot: bytes) -> SupportScorer:
         """Return the same models: a support task has no learner."""
@@ -122,25 +138,42 @@ class SupportScorer:
         cleaned = [normalised(text or "", self.settings.chars_max) for text in texts]
         told = [place for place, text in enumerate(cleaned) if text]
         found = [NONE_READ] * len(cleaned)
-        intents, priorities = self.probabilities([cleaned[place] for place in told], counted=True)
+        asked = [cleaned[place] for place in told]
+        vectors = self.vectors(asked)
+        intents, priorities = self.probabilities(asked, vectors, counted=True)
         for row, place in enumerate(told):
-            best = self.articles.best(cleaned[place], articles_top) if self.articles is not None else ()
+            vector = None if vectors is None else vectors[row]
+            best = self.articles.best(asked[row], articles_top, vector) if self.articles is not None else ()
             found[place] = self._reading(intents[row], priorities[row], best)
         return found
 
-    def probabilities(self, cleaned: Sequence[str], counted: bool = False) -> tuple[Float64s, Float64s]:
+    def vectors(self, cleaned: Sequence[str]) -> Float32s | None:
+        """Return (messages, width) what the sentence encoder says of normalised texts; None without one."""
+        return self._encoder.embed(cleaned) if self._encoder is not None else None
+
+    def probabilities(
+        self, cleaned: Sequence[str], vectors: Float32s | None = None, counted: bool = False
+    ) -> tuple[Float64s, Float64s]:
         """Return (messages, intents) and (messages, priorities) of normalised texts; no columns without a network.
 
-        `counted`: their visits of experts are added to `load`.
+        Args:
+            cleaned: normalised texts.
+            vectors: those of the sentence encoder, made here if not given.
+            counted: whether their visits of experts are added to `load`.
         """
         if self._network is None or self._pieces is None:
             return np.zeros((len(cleaned), 0)), np.zeros((len(cleaned), 0))
         kinds, temperature = len(self.settings.intents), self.settings.temperature
         logits = np.zeros((len(cleaned), kinds + len(self.settings.priorities)))
+        if vectors is None and self._network.sentence:
+            vectors = self.vectors(cleaned)
         for first in range(0, len(cleaned), AT_ONCE):
-            some, network = cleaned[first : first + AT_ONCE], self._network
-            inputs = make_inputs(some, self._pieces, network.pieces_max, network.buckets, network.pairs_apart)
-            logits[first : first + AT_ONCE] = network.logits(inputs, counted)
+            rows, network = slice(first, first + AT_ONCE), self._network
+            sentences = vectors[rows] if vectors is not None and network.sentence else None
+            inputs = make_inputs(
+                cleaned[rows], self._pieces, network.pieces_max, network.buckets, network.pairs_apart, sentences
+            )
+            logits[rows] = network.logits(inputs, counted)
         return softmax(logits[:, :kinds] / temperature), softmax(logits[:, kinds:])
 
     def _reading(self, intents: Float64s, priorities: Float64s, articles: tuple[tuple[str, float], ...]) -> Reading:
@@ -150,6 +183,14 @@ class SupportScorer:
         named = tuple((self.settings.intents[at], float(intents[at])) for at in order)
         priority = self.settings.priorities[int(priorities.argmax())] if priorities.size else None
         return Reading(named, named[0][1], named[0][1] < self.settings.line, priority, articles)
+
+
+def _encoder_of(bundle: Bundle, gpu: Gpu) -> SentenceEncoder | None:
+    parts = EncoderParts.of(bundle)
+    try:
+        return None if parts is None else SentenceEncoder(parts, gpu=gpu)
+    except EncoderError as problem:
+        raise BundleError(f"the sentence encoder of bundle {bundle.id} cannot be run: {problem}") from None
 
 
 def softmax(logits: Float64s) -> Float64s:
@@ -162,12 +203,21 @@ def softmax(logits: Float64s) -> Float64s:
 
 
 def support_parts(
-    settings: SupportSettings, articles: Sequence[Article], pieces: Pieces | None, network: bytes | None
+    settings: SupportSettings,
+    articles: Sequence[Article],
+    pieces: Pieces | None,
+    network: bytes | None,
+    encoder: EncoderParts | None = None,
+    passages: Passages | None = None,
 ) -> dict[str, bytes]:
-    """Return the parts of a bundle, for `models.bundle.write_bundle`."""
+    """Return the parts of a bundle, for `models.bundle.write_bundle`; with an encoder, articles need passages."""
     parts = {SUPPORT: msgspec.json.encode(settings)}
     if network is not None and pieces is not None:
         parts |= {MOE: network, PIECES: pieces.to_json()}
     if articles:
         parts[ARTICLES] = encode_articles(articles)
+    if encoder is not None:
+        parts |= encoder.parts()
+        if passages is not None:
+            parts[PASSAGES] = passages.to_part()
     return parts

@@ -29,6 +29,7 @@ from models.train.task_data import Batch, Predict, Validation
 
 Int64s = NDArray[np.int64]
 NO_LABEL, OUT_OF_SCOPE = -1, -2  # instead of a class
+SPREAD_MIN = 0.1  # of the mean spread: some numbers of sentences are always the same but for rounding
 AT_ONCE = 256  # messages in a forward pass that is not learned from
 
 
@@ -102,7 +103,7 @@ class TextData:
     def identity(self) -> dict[str, Any]:
         """Tell data, classes and choices."""
         digest = hashlib.sha256()
-        for array in (*self.inputs, self.targets, self.learned, self.held):
+        for array in (*self.inputs.arrays(), self.targets, self.learned, self.held):
             digest.update(np.ascontiguousarray(array).data)
         return {
             "data_sha256": digest.hexdigest(), "classes": list(self.counts), "choices": asdict(self.choices),
@@ -115,12 +116,17 @@ class TextData:
         return Branch(partial(TextEncoder, self.sizes), partial(ClassHead, counts, self.sizes.dropout), experts)
 
     def start(self, encoder: nn.Module, head: nn.Module) -> None:
-        """Weigh grams by how rare they are among the messages to learn."""
+        """Weigh grams by how rare they are among the messages to learn, and take the scale of sentences from them."""
         assert isinstance(encoder, TextEncoder)
         rows = np.concatenate([self.inputs.words[self.learned].ravel(), self.inputs.letters[self.learned].ravel()])
         holders = np.bincount(rows, minlength=self.sizes.buckets + 1)
         rare = np.log((1 + len(self.learned)) / (1 + np.minimum(holders, len(self.learned)))) + 1
         encoder.bag.weight.copy_(torch.from_numpy(rare))
+        if encoder.sentence is not None and self.inputs.sentences is not None:
+            vectors = self.inputs.sentences[self.learned]
+            encoder.sentence.mean.copy_(torch.from_numpy(vectors.mean(axis=0)))
+            spread = vectors.std(axis=0)
+            encoder.sentence.spread.copy_(torch.from_numpy(np.maximum(spread, SPREAD_MIN * spread.mean() or 1.0)))
 
     def steps(self, epoch: int, first: int) -> Iterator[Sequence[Batch]]:
         """Give the steps of an epoch: every message once, in an order of its own, but for a rest below a batch."""
@@ -128,7 +134,7 @@ class TextData:
         rows = np.random.default_rng([2, epoch]).permutation(self.learned)
         for step in range(first, self.steps_per_epoch):
             chosen = rows[step * size : (step + 1) * size]
-            yield (Batch(tuple(self.inputs.rows(chosen)), self.targets[chosen], size),)
+            yield (Batch(self.inputs.rows(chosen).arrays(), self.targets[chosen], size),)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Return the cross-entropies of what is labelled, means over the whole batch."""
@@ -147,7 +153,7 @@ class TextData:
     def validate(self, predict: Predict) -> Validation:
         """Judge by held-back messages; `likelihood` is the geometric mean of what the right intents were given."""
         logits = np.concatenate([
-            predict(tuple(self.inputs.rows(self.held[first : first + AT_ONCE])))
+            predict(self.inputs.rows(self.held[first : first + AT_ONCE]).arrays())
             for first in range(0, len(self.held), AT_ONCE)
         ])  # fmt: skip
         told = torch.from_numpy(logits[:, : self.counts[0]].astype(np.float64))

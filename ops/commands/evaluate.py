@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from ops.commands.options import App, Data, DataFolder
+from ops.commands.options import App, Data, DataFolder, Encoder
 
 ALL = "all"
 
@@ -51,6 +51,7 @@ def evaluate(
     ] = None,
     seed: Annotated[int, Option(help="Of everything random.")] = 0,
     quick: Annotated[bool, Option("--quick", help="A small network, to try it out.")] = False,
+    encoder: Encoder = None,
     masks: Annotated[
         Path | None,
         Option(
@@ -78,7 +79,7 @@ def evaluate(
         read_time(train_start), read_time(train_end), read_time(test_start), read_time(test_end), exclude_compromised,
         read_time(compromised_since),
     )  # fmt: skip
-    training = TrainingSettings(epochs=epochs, seed=seed, quick=quick)
+    training = TrainingSettings(epochs=epochs, seed=seed, quick=quick, encoder=encoder)
     _evaluate(
         app, data, task, bundle, days, EvaluationSettings(baseline, True, training, seed, masks), out, data_folder
     )

@@ -45,6 +45,13 @@ SomeData = Annotated[
         help="Events to look at, with --app; NAME=FILE says of which stream.",
     ),
 ]  # fmt: skip
+Encoder = Annotated[
+    str | None,
+    Option(
+        "--encoder", metavar="FOLDER|PACKAGE", show_default=False,
+        help="Tasks on texts also read with this sentence encoder: tokenizer.json and model.onnx or model.safetensors.",
+    ),
+]  # fmt: skip
 TaskOption = Annotated[
     str | None, Option("--task", metavar="TASK", help="Which task, if the app has several.", show_default=False)
 ]

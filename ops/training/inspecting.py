@@ -18,6 +18,7 @@ from models.expert_load import dead, entropy, overflow
 from models.inspection import Network, Part, Seen
 from models.registry import Registry
 from models.scorer import MOE, TRAINING
+from models.sentences.card import EncoderCard, EncoderParts
 from models.training_memory import TrainingMemory, read_memory
 from ops.progress import Progress, Stage, silent
 from ops.settings import Settings
@@ -41,6 +42,7 @@ class Inspection:
         parts: sizes of the network's parts.
         tokens: name and features of each token.
         memory: of the training; None if the bundle has none.
+        encoder: the sentence encoder that was brought; None if the bundle reads without one.
         seen: what the network did with data; None without any.
         events: of the data, of which some were looked at.
     """
@@ -50,6 +52,7 @@ class Inspection:
     parts: list[Part]
     tokens: list[tuple[str, str]]
     memory: TrainingMemory | None
+    encoder: EncoderCard | None = None
     seen: Seen | None = None
     events: int = 0
 
@@ -79,7 +82,7 @@ class Inspection:
             "parts": {each.name: {"parameters": each.numbers, "active": each.active, "bytes": each.size_bytes}
                       for each in self.parts},
             "tokens": [{"name": name, "features": features} for name, features in self.tokens],
-            "training": self.memory,
+            "training": self.memory, "sentence_encoder": self.encoder,
         }  # fmt: skip
         if (load := self.load()) is not None:
             found["experts"] = {"of": load[1], "layers": [
@@ -124,7 +127,9 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
         raise InspectionError(f"bundle {bundle.id} has no network, only {', '.join(sorted(bundle.parts))}")
     network = Network(bundle.part(MOE))
     memory = read_memory(bundle.part(TRAINING)) if TRAINING in bundle.parts else None
-    return Inspection(bundle, network, network.parts(), network.tokens(), memory)
+    brought = EncoderParts.of(bundle)
+    encoder = brought.card if brought is not None else None
+    return Inspection(bundle, network, network.parts(), network.tokens(), memory, encoder)
 
 
 def with_data(

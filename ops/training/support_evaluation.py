@@ -150,12 +150,13 @@ def _articles(
         )
     right = np.array([place[str(article)] for article in told.labels["article"]], np.int64)
     ranks = np.empty(len(told), np.int64)
-    for row, text in enumerate(told.values):
-        scores = scorer.articles.scores(text)
-        ranks[row] = int(np.flatnonzero(np.argsort(-scores, kind="stable") == right[row])[0])
-        if row % AT_ONCE == 0:
-            progress(Stage("articles", row, len(told)))
-    progress(Stage("articles", len(told), len(told)))
+    for first in range(0, len(told), AT_ONCE):
+        texts = told.values[first : first + AT_ONCE].tolist()
+        vectors = scorer.vectors(texts)
+        for at, text in enumerate(texts):
+            scores = scorer.articles.scores(text, None if vectors is None else vectors[at])
+            ranks[first + at] = int(np.flatnonzero(np.argsort(-scores, kind="stable") == right[first + at])[0])
+        progress(Stage("articles", first + len(texts), len(told)))
     ours = _ranking(ranks)
     theirs = _ranking(ranks_by_tfidf(articles_of(task), told.values.tolist(), right)) if baseline else {}
     return {name: (value, theirs.get(name)) for name, value in ours.items()}

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,18 @@ from numpy.typing import NDArray
 
 from connectors.schema import TextField
 from models.moe.settings import MoESettings
+from models.sentences.card import EncoderParts
+from models.sentences.encoder import SentenceEncoder
 from models.text.articles import Article, ArticleError, read_articles
 from models.text.calibration import fit_line, fit_temperature
 from models.text.inputs import TextInputs, make_inputs
+from models.text.passages import Passages
 from models.text.pieces import Pieces
 from models.text.runtime import OnnxText
 from models.text.scorer import SupportSettings, softmax, support_parts
 from ops.progress import Progress, Stage, silent
 from ops.training.contents import Contents
+from ops.training.encoders import brought_encoder, vectors_of
 from ops.training.recipes import Recipe
 from ops.training.training import Lesson, Made, TrainingError, TrainingSettings, newest
 from pipeline.support import OUT_OF_SCOPE, SupportTask
@@ -62,6 +67,10 @@ class TextLesson(Lesson):
         content = task.text.field.content
         assert isinstance(content, TextField)
         self._chars_max, self._accept, self._articles = content.max_chars, task.accept, articles_of(task)
+        self._encoder: EncoderParts | None = None
+        if settings.encoder is not None:
+            self._encoder = brought_encoder(settings.encoder, progress)
+            self._sentences = SentenceEncoder(self._encoder, settings.threads)
         if task.intent is None:
             return
         known = messages.known(settings.start_ms, settings.until_ms)
@@ -79,10 +88,14 @@ class TextLesson(Lesson):
         from models.train.texts import TextChoices, TextData
 
         text = TextSettings(buckets=4096, pieces=512, pieces_max=32) if self.settings.quick else TextSettings()
+        sentences = None
+        if self._encoder is not None:
+            text = replace(text, sentence=self._encoder.card.width)
+            sentences = vectors_of(self._sentences, self._known.values.tolist(), progress)
         progress(Stage("pieces", 0, 1))
         texts, held = self._known.values, self.held
         self._pieces = Pieces.learned(texts[~held].tolist(), text.pieces)
-        inputs = make_inputs(texts.tolist(), self._pieces, text.pieces_max, text.buckets)
+        inputs = make_inputs(texts.tolist(), self._pieces, text.pieces_max, text.buckets, text.pairs_apart, sentences)
         progress(Stage("pieces", 1, 1, f"{len(self._pieces):,} pieces"))
         choices = TextChoices(batch=max(1, min(BATCH, int((~held).sum()) // 8)))
         counts = len(self._names), len(self._ranks)
@@ -111,8 +124,25 @@ class TextLesson(Lesson):
                 network = self._of_everything(trained, folder, gate, progress)
                 told["epochs_of_everything"] = int(trained.report["best_epoch"])
             told["data_sha256"] = _digest([*self._known.values, *self._known.labels["intent"]])
-        models = [name for name, there in (("moe", network), ("articles", articles)) if there]
-        return Made(support_parts(read, articles, pieces, network), models, metrics, told)
+        passages = None
+        if self._encoder is not None:
+            card = self._encoder.card
+            told |= {
+                "encoder": card.name,
+                "encoder_sha256": _digest(f"{name} {card.files[name]}" for name in card.files),
+            }
+            if articles:
+                passages = self._passages(articles, progress)
+        answering = (("encoder", self._encoder), ("moe", network), ("articles", articles))
+        parts = support_parts(read, articles, pieces, network, self._encoder, passages)
+        return Made(parts, [name for name, there in answering if there], metrics, told)
+
+    def _passages(self, articles: Sequence[Article], progress: Progress) -> Passages:
+        texts = [each.passages() for each in articles]
+        count = sum(map(len, texts))
+        found = Passages.read(texts, self._sentences.embed, lambda done: progress(Stage("articles", done, count)))
+        self.clock.stage("articles")
+        return found
 
     def _of_everything(self, first: Trained, folder: Path, gate: TextInputs, progress: Progress) -> bytes:
         """Train a second network on all messages, as long as the first one's best; return its export."""

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle, BundleMeta, bundle_id, sha256, write_bundle
 from models.scorer import TRAINING
+from models.sentences.card import CARD, MODEL, TOKENIZER
+from models.text.scorer import PASSAGES
 from ops.progress import Progress, Stage, silent
 from ops.training.recipes import Recipe, repeated, together
 from pipeline.app import AnyTask, Task
@@ -34,8 +36,9 @@ if TYPE_CHECKING:
     from models.train.task_data import TaskData
 
 BUNDLE_BYTES_MAX = 12_000_000
+BROUGHT = (CARD, MODEL, TOKENIZER, PASSAGES)  # of a sentence encoder: as large as users like them
 NETWORK_FOLDER = "network"  # in the output folder: checkpoint, report and plots of the network
-PACKAGES = ("numpy", "numba", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "pillow")
+PACKAGES = ("numpy", "numba", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "pillow", "tokenizers")
 
 
 class TrainingError(ValueError):
@@ -53,6 +56,7 @@ class TrainingSettings:
         seed: of everything random. Equal settings and data give an equal bundle on one machine.
         held_back: the newest share of the events, which the network does not learn.
         quick: a small network and few epochs, to try an app out.
+        encoder: a folder or an installed package with a sentence encoder, which tasks on texts read with, too.
         resume: go on with a network that was interrupted in the same folder.
         device: for the network: "auto", "cpu" or "cuda".
         threads: of the CPU, for the network.
@@ -66,6 +70,7 @@ class TrainingSettings:
     seed: int = 0
     held_back: float = 0.15
     quick: bool = False
+    encoder: str | None = None
     resume: bool = False
     device: str = "auto"
     threads: int = 1
@@ -179,6 +184,9 @@ def train_lessons(lessons: Sequence[Lesson], out_dir: Path, progress: Progress =
     Raises:
         ValueError: too little was held back to calibrate, or the network's loss is not finite; in one sentence.
     """
+    if lessons[0].settings.encoder is not None and not any(isinstance(each.task, SupportTask) for each in lessons):
+        names = ", ".join(each.task.name for each in lessons)
+        raise TrainingError(f"no task to train reads texts ({names}), so a sentence encoder is of no use; leave it out")
     out_dir.mkdir(parents=True, exist_ok=True)
     folder, trained, clock = out_dir / NETWORK_FOLDER, None, Clock()
     learning = [each for each in lessons if each.data is not None]
@@ -259,7 +267,7 @@ def _bundled(lesson: Lesson, made: Made, trained: Trained | None, out_dir: Path)
 
 
 def _write(parts: Mapping[str, bytes], meta: BundleMeta, out_dir: Path) -> tuple[Bundle, Path]:
-    size = sum(len(part) for part in parts.values())
+    size = sum(len(part) for name, part in parts.items() if name not in BROUGHT)  # what is ours; each file has a bound
     if size > BUNDLE_BYTES_MAX:
         raise TrainingError(f"the bundle would have {size:,} bytes, more than {BUNDLE_BYTES_MAX:,}; use fewer features")
     id = bundle_id({name: sha256(part) for name, part in parts.items()})

@@ -177,6 +177,7 @@ def show(found: Inspection) -> None:
                     f"shared one, {len(found.tokens) or 'as many as it reads'} tokens of width {sizes.width}"),
         ("parameters", f"{parameters:,}, of which {active:,} ({active / parameters:.0%}) are active for a token; "
                        "in encoder and head, for an event"),
+        *([("sentence encoder", found.encoder.in_words())] if found.encoder is not None else []),
     ])  # fmt: skip
     say()
     table(*size_table(found.parts))

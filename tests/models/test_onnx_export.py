@@ -68,7 +68,7 @@ def texts(_):
     exported = export_texts.export_texts(network, MESSAGES)
     table = network.encoders[0].bag.table
     table.data = table.data.half().float()
-    return Kind(network, exported, export_texts.FORM, export_texts.probes(MESSAGES, TEXT))
+    return Kind(network, exported, export_texts.form_of(TEXT), export_texts.probes(MESSAGES, TEXT))
 
 
 @pytest.fixture(scope="module", params=[events, images, texts], ids=lambda make: make.__name__)
@@ -119,7 +119,7 @@ def test_a_wrong_expert_that_no_input_visits_is_refused(kind):
 def test_a_graph_that_looks_at_padding_is_refused_in_a_batch_of_one_too(kind):
     routed = kind.probes.routed
     assert all((pieces[:, -1] == 0).all() for _, _, pieces in routed.values())
-    assert not routed["batch 8"].pieces[-1].any()
+    assert not routed["batch 8"][2][-1].any()
     model = kind.graph()
     masks = [node for node in model.graph.node if node.op_type == "Greater" and node.input[0] == "pieces"]
     assert masks

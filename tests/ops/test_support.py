@@ -1,9 +1,12 @@
 """Messages are made up, learned, judged and decided: the whole way of a support task, with a small network."""
 
 import json
+import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,23 +14,27 @@ from pyarrow import json as arrow_json
 
 from connectors.json_text import json_objects
 from connectors.sqlite_log import SqliteLog
-from models.bundle import Bundle
+from models.bundle import Bundle, BundleError, read_bundle
 from models.registry import Registry
-from models.text.scorer import NONE_READ, SupportScorer
+from models.sentences.card import CARD, MODEL, TOKENIZER
+from models.text.scorer import NONE_READ, PASSAGES, SupportScorer
 from ops.inputs import open_inputs
 from ops.runner import AppRunner
 from ops.simulate.messages import MessageSettings, simulate_messages
 from ops.training.contents import read_contents
 from ops.training.evaluating import Days
 from ops.training.found import EvaluationSettings
+from ops.training.inspecting import inspect_bundle
 from ops.training.joint_training import train_together
 from ops.training.judging import judge
-from ops.training.training import TrainingError, TrainingSettings
+from ops.training.training import TrainingError, TrainingSettings, train_lessons
+from ops.views.network import show
 from pipeline.live import create_topics
 from pipeline.loading import load_app
 from pipeline.replay import Replay
 from pipeline.support_decisions import SCHEMA
 from pipeline.verify import verify
+from tests.models.sentences.tiny_encoder import TOKENS_MAX, WIDTH, write_graph_encoder
 
 ROOT = Path(__file__).resolve().parents[2]
 MESSAGES, TRAINED = 700, 560
@@ -37,9 +44,9 @@ def train(app, inputs, settings, out_dir):
     return train_together(app, app.tasks, inputs, settings, out_dir)[app.task().name]
 
 
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory):
-    """An app, its files, and a bundle that learned what was known when the last fifth began."""
+@pytest.fixture(scope="module", params=["alone", "with an encoder"])
+def desk(tmp_path_factory, request):
+    """An app, its files, and a bundle that learned what was known when the last fifth began; also with an encoder."""
     folder = tmp_path_factory.mktemp("desk")
     simulate_messages(MessageSettings(messages=MESSAGES, outside_share=0.15, seed=3), folder)
     shutil.copy(ROOT / "ops/demo/support.py", folder / "desk.py")
@@ -48,7 +55,14 @@ def desk(tmp_path_factory):
     desk.data = [str(folder / "messages.jsonl"), str(folder / "answers.jsonl")]
     lines = (folder / "messages.jsonl").read_bytes().splitlines()
     desk.lines, desk.until_ms = lines, json.loads(lines[TRAINED])["ts"]
-    wanted = TrainingSettings(until_ms=desk.until_ms, quick=True, epochs=8)
+    encoder = None
+    if request.param == "with an encoder":
+        encoder = str(
+            write_graph_encoder(folder / "tiny", [json.loads(line)["body"] or "" for line in lines[:TRAINED]])
+        )
+    wanted = TrainingSettings(until_ms=desk.until_ms, quick=True, epochs=8, encoder=encoder)
+    desk.encoder = encoder
+    desk.rung = "encoder+moe+articles" if encoder else "moe+articles"
     desk.trained = train(desk, open_inputs(desk, desk.data), wanted, folder / "bundles")
     return desk
 
@@ -84,7 +98,7 @@ def test_decisions_of_a_run_are_what_the_bundle_reads_in_each_message(desk, tmp_
         assert row["decision"] == ("review" if row["is_out_of_scope"] else "allow")
         assert row["intent"] == ("out_of_scope" if row["is_out_of_scope"] else row["intent_scores"][0]["intent"])
         assert [each["id"] for each in row["articles"]] == [id for id, _ in read.articles]
-        assert (row["priority"], row["bundle"], row["rung"]) == (read.priority, desk.trained.bundle.id, "moe+articles")
+        assert (row["priority"], row["bundle"], row["rung"]) == (read.priority, desk.trained.bundle.id, desk.rung)
         label = truth.get(row["event_id"])
         right += [row["intent"] == label["intent"]] if label is not None else []
     assert np.mean(right) > 0.75  # of 13: always the same one would be right for 1 in 7
@@ -173,6 +187,57 @@ def test_verification_finds_nothing_wrong(desk):
     assert (found.events, found.events_checked, found.mismatches, found.misjudged) == (MESSAGES, 50, 0, 0)
 
 
+def test_an_inspection_tells_of_the_encoder(desk, capsys):
+    found = inspect_bundle(desk.trained.bundle)
+    show(found)
+    told = capsys.readouterr().out
+    if desk.encoder is None:
+        assert found.encoder is None
+        assert "sentence encoder" not in told
+        return
+    assert re.search(rf"sentence encoder +tiny: {WIDTH} numbers of the first {TOKENS_MAX} tokens, mean", told)
+    assert msgspec.json.decode(found.to_json())["sentence_encoder"]["files"]["tokenizer.json"]
+
+
+def test_a_bundle_holds_its_encoder_and_is_refused_if_that_is_damaged_or_missing(desk, tmp_path):
+    bundle = desk.trained.bundle
+    parts = {name for name in bundle.parts if name.startswith("encoder.")}
+    assert parts == ({CARD, MODEL, TOKENIZER} if desk.encoder else set())
+    for name in parts:
+        folder = tmp_path / name
+        shutil.copytree(desk.trained.folder, folder)
+        (folder / name).write_bytes(bundle.parts[name][:-1] + b"?")
+        with pytest.raises(BundleError, match=rf"{name} is damaged: expected SHA-256 \w+, found \w+; copy it again"):
+            read_bundle(folder)
+        (folder / name).unlink()
+        with pytest.raises(BundleError, match=rf"{name} cannot be read .*; copy the bundle again from its source"):
+            read_bundle(folder)
+        rest = {other: data for other, data in bundle.parts.items() if other != name}
+        with pytest.raises(
+            BundleError, match=r"has no 'encoder|reads 24 numbers of a sentence encoder, and its encoder g"
+        ):
+            SupportScorer(Bundle(bundle.id, bundle.meta, {}, rest))
+
+
+def test_messages_are_read_the_same_alone_and_among_others(desk):
+    scorer = SupportScorer(desk.trained.bundle)
+    texts = [json.loads(line)["body"] for line in desk.lines[TRAINED : TRAINED + 40]]
+    texts += ["card " * 3000, "☂", "x" * 5000]  # longer than what is read, unknown, one endless word
+    for one, among in zip((scorer.read([text], 3)[0] for text in texts), scorer.read(texts, 3), strict=True):
+        assert one.score == pytest.approx(among.score, abs=1e-5)
+        assert dict(one.intents) == pytest.approx(dict(among.intents), abs=1e-5)
+        assert dict(one.articles) == pytest.approx(dict(among.articles), abs=1e-5)
+        assert one.priority == among.priority
+
+
+def test_an_encoder_for_tasks_that_read_no_texts_is_refused(tmp_path):
+    lesson = SimpleNamespace(task=SimpleNamespace(name="risk"), settings=TrainingSettings(encoder="tiny"))
+    with pytest.raises(
+        TrainingError, match=r"no task to train reads texts \(risk\), so a sentence encoder is of no use"
+    ):
+        train_lessons([lesson], tmp_path)
+
+
 def test_articles_alone_need_no_labels_and_no_network(desk, tmp_path):
     (tmp_path / "kb.jsonl").write_bytes((desk.folder / "articles.jsonl").read_bytes())
     (tmp_path / "faq.py").write_text(
@@ -182,10 +247,15 @@ def test_articles_alone_need_no_labels_and_no_network(desk, tmp_path):
     )
     faq = load_app(str(tmp_path / "faq.py"))
     (tmp_path / "questions.jsonl").write_text('{"id":"q","ts":1,"text":"lost card"}\n')
-    made = train(faq, open_inputs(faq, [str(tmp_path / "questions.jsonl")]), TrainingSettings(), tmp_path / "bundles")
-    (read,) = SupportScorer(made.bundle).read(["someone stole my card"], 2)
+    wanted = TrainingSettings(encoder=desk.encoder)
+    made = train(faq, open_inputs(faq, [str(tmp_path / "questions.jsonl")]), wanted, tmp_path / "bundles")
+    scorer = SupportScorer(made.bundle)
+    asked = "someone stole my card" if desk.encoder is None else "Report a lost or stolen card"  # a table of chance
+    (read,) = scorer.read([asked], 2)
     assert read.articles[0][0] == "kb-card_lost_or_stolen"
     assert read.is_out_of_scope is None
+    assert scorer.rung == ("encoder+articles" if desk.encoder else "articles")
+    assert (PASSAGES in made.bundle.parts) == (desk.encoder is not None)
 
 
 def test_too_few_messages_of_an_intent_are_named(desk, tmp_path):

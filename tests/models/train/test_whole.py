@@ -36,7 +36,7 @@ def first(data, tmp_path_factory):
 
 
 def share_read_rightly(trained, data, rows):
-    logits = trained.predict(tuple(data.inputs.rows(rows)))
+    logits = trained.predict(data.inputs.rows(rows).arrays())
     return (logits.argmax(1) == data.targets[rows, 0]).mean()
 
 
@@ -83,7 +83,7 @@ def test_it_goes_on_where_it_was_interrupted(first, data, tmp_path):
         fit_whole(first, {"intents": data.whole()}, tmp_path / "parts", stop)
     resumed = fit_whole(first, {"intents": data.whole()}, tmp_path / "parts", resume=True)
     rows = np.arange(128)
-    wanted, found = (each.predict(tuple(data.inputs.rows(rows))) for each in (uninterrupted, resumed))
+    wanted, found = (each.predict(data.inputs.rows(rows).arrays()) for each in (uninterrupted, resumed))
     np.testing.assert_array_equal(wanted, found)
 
 
@@ -92,7 +92,7 @@ def test_the_last_weights_are_kept_though_they_are_not_the_best(data, tmp_path):
         def validate(self, predict):
             judged = super().validate(predict)
             judged.figures["accuracy"] = 1 / (2 + len(seen))
-            seen.append(predict(tuple(self.inputs.rows(self.held))))
+            seen.append(predict(self.inputs.rows(self.held).arrays()))
             return judged
 
     seen: list[np.ndarray] = []
@@ -104,4 +104,4 @@ def test_the_last_weights_are_kept_though_they_are_not_the_best(data, tmp_path):
         settings = TrainSettings(epochs=2, patience=2, learning_rate=1e-2, average_decay=0.5, last_epoch=last_epoch)
         trained = fit({"intents": worsening}, settings, tmp_path / str(kept), sizes=SMALL)
         rows = worsening.held
-        np.testing.assert_allclose(trained.predict(tuple(data.inputs.rows(rows))), seen[kept], atol=1e-6)
+        np.testing.assert_allclose(trained.predict(data.inputs.rows(rows).arrays()), seen[kept], atol=1e-6)
