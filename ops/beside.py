@@ -7,21 +7,29 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from connectors.log import LogError
 from connectors.schema_registry import RegistryAwayError
+from models.batch_queue import BatchQueue
 from models.registry import Registry
 from models.runtimes import Gpu
 from pipeline.app import AnyTask, App, Task
 from pipeline.decisions import Served
-from pipeline.kinds import scorer_of
+from pipeline.families import levels_of
+from pipeline.kinds import scorer_of, submit
 from pipeline.learning import Learned, LearnerLoop
 from pipeline.serving import ServedModels
 
+if TYPE_CHECKING:
+    from ops.metrics.metrics import Metrics
+
 LEARNER_EVERY_S = 0.25
+STEP_S = 0.1  # about how long a commit's work may take: decisions of a backlog come out again and again
 LEARNER_ROWS_BUSY = 4096  # a step that read this much has more to read
 REFRESH_EVERY_S = 0.25
 SWITCH_S = 0.0005  # a worker that comes back from a kernel gets the interpreter from the learner within this
@@ -73,6 +81,23 @@ class Again:
                 self._stop.wait(self._every_s)
 
 
+def queue_of(app: App, metrics: Metrics | None = None) -> BatchQueue:
+    """Return the queue in front of the models of a process: one for all tasks of its app, as urgent as they declare."""
+    if metrics is None:
+        return BatchQueue(levels_of(app))
+    queue = BatchQueue(levels_of(app), told=metrics.batch, held=metrics.held)
+    metrics.ask(waiting=lambda: queue.lengths)
+    return queue
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that waits: which models were asked, and what they will say."""
+
+    served: Served
+    answer: Future[Any]
+
+
 class Following:
     """The models of each task, as the registry says; loaded in a thread, so no batch waits for them.
 
@@ -80,6 +105,7 @@ class Following:
         app: whose tasks.
         registry: which models serve; None lets rules decide alone.
         on_change: told of a task and what serves it, at the start and whenever it changes.
+        queue: in front of the models; one of its own, if not given.
         gpu: whether a GPU computes networks: "never", "prefer" or "require".
 
     Raises:
@@ -87,6 +113,7 @@ class Following:
 
     Attributes:
         models: task -> what serves it.
+        queue: where all that they compute waits for its turn.
     """
 
     def __init__(
@@ -95,7 +122,10 @@ class Following:
         registry: Registry | None,
         on_change: Callable[[str, Served], None] | None = None,
         gpu: Gpu = "never",
+        queue: BatchQueue | None = None,
     ) -> None:
+        self._app = app
+        self.queue = queue or queue_of(app)
         self._on_change = on_change or (lambda task, served: None)
         self.models: dict[str, ServedModels] = {}
         self._failed: dict[str, str] = {}
@@ -111,7 +141,16 @@ class Following:
 
     def served(self, task: str) -> Served:
         """Return what decides the next batch of a task."""
-        return self.models[task].current if task in self.models else Served()
+        return replace(self.models[task].current, queue=self.queue) if task in self.models else Served()
+
+    def submit(self, task: str, rows: Any, within_s: float = 0.0) -> Asked:
+        """Ask what the models that serve a task now say of rows; see `pipeline.kinds.submit`. Any thread may.
+
+        Raises:
+            ValueError: there is no such task, or no model serves it.
+        """
+        served = self.served(task)
+        return Asked(served, submit(self._app.task(task), served, rows, within_s))
 
     @property
     def problems(self) -> list[str]:
@@ -124,8 +163,9 @@ class Following:
             self._again.start()
 
     def stop(self) -> None:
-        """Follow no longer."""
+        """Follow no longer, and take no more requests."""
         self._again.stop()
+        self.queue.close()
 
     def _step(self) -> bool:
         for name, models in self.models.items():

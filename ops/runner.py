@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from connectors.log import Log
 from connectors.secrets import Sealer, Tokeniser
@@ -16,12 +17,14 @@ from kernels.compiled import load_imported
 from models.registry import Registry
 from models.runtimes import Gpu
 from ops.agent_feed import AgentFeed, AgentLoop
-from ops.beside import Again, Following, Learning, learns_live, now_ms, quick_to_answer
+from ops.beside import STEP_S, Again, Asked, Following, Learning, learns_live, now_ms, queue_of, quick_to_answer
 from ops.retention import RETENTION_EVERY_S, Retention
+from ops.side_by_side import side_by_side
 from ops.sink_feed import SinkFeed
 from pipeline.app import App
+from pipeline.families import families_of
 from pipeline.learning import PUBLISH_EVERY_LABELS, Learned, LearnerLoop
-from pipeline.live import Step, Worker, create_topics
+from pipeline.live import Step, Worker, create_topics, stages_of
 from pipeline.snapshots import SNAPSHOT_EVERY_MS
 
 if TYPE_CHECKING:
@@ -40,7 +43,7 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         data: folder for snapshots of state, in a folder `state`.
         tokeniser, sealer: for sensitive fields.
         sinks: name -> where decisions go besides the log.
-        on_step: called after each commit, in the worker's thread.
+        on_step: called after each commit, in the worker's thread; streams that share nothing have threads of their own.
         learn: whether to run the learners here.
         publish_every: labels between two snapshots that a learner offers.
         snapshot_every_ms: between two snapshots of state.
@@ -72,7 +75,9 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         create_topics(app, log)
         self._metrics = metrics
         self.app, self._log, self._on_step, self._snapshot_every_ms = app, log, on_step, snapshot_every_ms
-        self._following = Following(app, registry, metrics.serving if metrics is not None else None, gpu)
+        self._following = Following(
+            app, registry, metrics.serving if metrics is not None else None, gpu, queue_of(app, metrics)
+        )
         self._learning = Learning(
             {
                 task.name: LearnerLoop(app, task, log, registry, tokeniser, publish_every=publish_every)
@@ -82,12 +87,20 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         )
         self.workers: list[Worker] = []
         place = data / "state" if state is None else state
-        for plan in app.plans.values():
-            began_s = time.perf_counter()
-            worker = Worker(app, plan, log, place, self._following.served, now_ms, time.perf_counter, tokeniser, sealer)
-            self.workers.append(worker)
-            if metrics is not None:
-                metrics.assigned(worker, time.perf_counter() - began_s)
+        stages = {stage.group: stage for stage in stages_of(app)}
+        self._families: list[list[Worker]] = []
+        for family in families_of(app, stages.values()):
+            self._families.append([])
+            for group in family.groups:
+                began_s = time.perf_counter()
+                worker = Worker(
+                    app, stages[group], log, place, self._following.served, now_ms, time.perf_counter, tokeniser,
+                    sealer, step_s=STEP_S, ahead=partial(self._following.queue.ahead, family.level),
+                )  # fmt: skip
+                self._families[-1].append(worker)
+                self.workers.append(worker)
+                if metrics is not None:
+                    metrics.assigned(worker, time.perf_counter() - began_s)
         load_imported()  # or the first event waits for a kernel
         self.feeds = [SinkFeed(app.name, log, sink, name) for name, sink in (sinks or {}).items()]
         self._agent_loop = AgentLoop() if app.agents else None
@@ -120,6 +133,10 @@ class AppRunner(AbstractContextManager["AppRunner"]):
                 except (OSError, ValueError) as error:
                     self._failed["snapshot"] = f"no last snapshot could be written: {error}; a restart replays the log"
 
+    def submit(self, task: str, rows: Any, within_s: float = 0.0) -> Asked:
+        """Ask the models of a task, beside its stream; see `Following.submit`."""
+        return self._following.submit(task, rows, within_s)
+
     def stop(self) -> None:
         """Ask `run` to return after the batch it is in; any thread may."""
         self._stop.set()
@@ -147,22 +164,27 @@ class AppRunner(AbstractContextManager["AppRunner"]):
         """
         with quick_to_answer():
             self._start_threads()
-            while not self._stop.is_set():
-                busy = False
-                for worker in self.workers:
-                    step = worker.step()
-                    busy = busy or step is not None
-                    if step is not None and self._on_step is not None:
-                        self._on_step(step)
-                    if self._metrics is not None:
-                        self._metrics.step(worker, step) if step is not None else self._metrics.beat(worker)
-                    worker.save_if_due(self._snapshot_every_ms)
-                if busy:
-                    continue
-                if until_idle:
-                    return
-                waits = {each: offset for worker in self.workers for each, offset in worker.waits_for().items()}
-                self._log.wait(waits, IDLE_WAIT_S)
+            loops = [partial(self._decide, workers, until_idle) for workers in self._families]
+            side_by_side(loops, self.stop, "tasks")
+
+    def _decide(self, workers: Sequence[Worker], until_idle: bool) -> None:
+        """Take, decide, commit what belongs together, until stopped."""
+        while not self._stop.is_set():
+            busy = False
+            for worker in workers:
+                step = worker.step()
+                busy = busy or step is not None
+                if step is not None and self._on_step is not None:
+                    self._on_step(step)
+                if self._metrics is not None:
+                    self._metrics.step(worker, step) if step is not None else self._metrics.beat(worker)
+                worker.save_if_due(self._snapshot_every_ms)
+            if busy:
+                continue
+            if until_idle:
+                return
+            waits = {each: offset for worker in workers for each, offset in worker.waits_for().items()}
+            self._log.wait(waits, IDLE_WAIT_S)
 
     def _start_threads(self) -> None:
         self._following.start()

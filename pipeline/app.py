@@ -48,6 +48,7 @@ class Task(Declared):
         learner: "ftrl", or None.
         entity: the field that reports count by, for example the card.
         label_wait: how long after its event a label is still joined to it.
+        precedence: "high", "normal" or "low": whose turn it is where tasks of an app want the processor at once.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Task(Declared):
     learner: str | None = "ftrl"
     entity: str | None = None
     label_wait: str = "14d"
+    precedence: str = "high"
     place: str = field(default_factory=caller_place)
 
     label_types: ClassVar[tuple[str, ...]] = ("bool", "int")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from models.batch_queue import BatchQueue
 from models.defect_scorer import DefectScorer
 from models.scorer import Scorer, Scores
 from models.text.scorer import SupportScorer
@@ -29,16 +32,26 @@ COMMON = pa.schema(
 _FIXED = pa.schema([*COMMON, ("moe_logit", pa.float64()), ("ftrl_logit", pa.float64())])
 FIXED_COLUMNS = tuple(_FIXED.names)
 _DECISION_NAMES = pa.array(DECISIONS)
+Answers = TypeVar("Answers")
 AnyScorer = Scorer | SupportScorer | DefectScorer
 
 
 @dataclass(frozen=True)
 class Served:
-    """The models that decide, and their names for the record; `scorer` is None where rules decide alone."""
+    """The models that decide, and their names for the record; `scorer` is None where rules decide alone.
+
+    Attributes:
+        queue: where rows wait for their turn at the models; None where they are computed at once.
+    """
 
     scorer: AnyScorer | None = None
     bundle: str = ""
     snapshot: str = ""
+    queue: BatchQueue | None = None
+
+    def ask(self, task: str, method: Callable[..., Answers], rows: Any, *more: Any) -> Answers:
+        """Return `method(rows, *more)`, of this scorer: when it is the task's turn, if there is a queue."""
+        return method(rows, *more) if self.queue is None else self.queue.run(task, method, rows, *more)
 
 
 class Decider:
@@ -68,7 +81,7 @@ class Decider:
         features = (
             featured.matrix if len(self.columns) == featured.matrix.shape[1] else featured.matrix[:, self.columns]
         )
-        scores = self._scores(features, scorer)
+        scores = self._scores(features, served)
         banded, self.state = self.task.threshold.decide(scores.probability, self.state)
         codes, thresholds = banded.codes.astype(np.int64), banded.thresholds
         if scorer is None:
@@ -79,15 +92,15 @@ class Decider:
         names = pa.array([*(rule.name for rule in self.task.rules), None], pa.string())
         logits = np.stack([scores.probability, thresholds, scores.moe_logits, scores.ftrl_logits])
         probability, limit, moe, ftrl = _columns(logits)
-        reasons = self._reasons(features, codes, rules, scorer)
+        reasons = self._reasons(features, codes, rules, served)
         fixed = common_columns(
             self.task, featured, served, codes, probability, limit, reasons, names.take(pa.array(rules % len(names)))
         )
         return pa.RecordBatch.from_arrays([*fixed, moe, ftrl, *_columns(features.T)], schema=self.schema)
 
-    def _scores(self, features: Float64s, scorer: Scorer | None) -> Scores:
-        if scorer is not None:
-            return scorer.score(features)
+    def _scores(self, features: Float64s, served: Served) -> Scores:
+        if isinstance(served.scorer, Scorer):
+            return served.ask(self.task.name, served.scorer.score, features)
         none = np.full(len(features), np.nan)
         return Scores(none, none, none, "rules")
 
@@ -102,11 +115,13 @@ class Decider:
         return first
 
     def _reasons(
-        self, features: Float64s, codes: NDArray[np.int64], rules: NDArray[np.int64], scorer: Scorer | None
+        self, features: Float64s, codes: NDArray[np.int64], rules: NDArray[np.int64], served: Served
     ) -> pa.ListArray:
         """Explain what is not simply allowed: the rule first, then the features that moved the score most."""
         asked = np.flatnonzero(codes != 0)
-        explained = scorer.reasons(features[asked]) if scorer is not None else [[] for _ in asked]
+        explained: list[list[str]] = [[] for _ in asked]
+        if isinstance(served.scorer, Scorer):
+            explained = served.ask(self.task.name, served.scorer.reasons, features[asked])
         words: list[str] = []
         counts = np.zeros(len(features) + 1, np.int32)
         for event, reasons in zip(asked, explained, strict=True):

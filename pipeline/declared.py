@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from pipeline.app import Rule
 
 
+PRECEDENCES = ("low", "normal", "high")
+
+
 class Declared:
-    """A task of any kind: its label, whom reports count by, and how mistakes are told."""
+    """A task of any kind: its label, whom reports count by, how urgent it is, and how mistakes are told."""
 
     name: str
     on: Stream
     entity: str | None
     label_wait: str
+    precedence: str
     place: str
 
     if TYPE_CHECKING:
@@ -34,8 +38,10 @@ class Declared:
         return DeclarationError(f"task {self.name!r}{problem}", self.place)
 
     def check_common(self) -> None:
-        """Check name and entity."""
+        """Check name, precedence and entity."""
         checked_name(self.name, "task")
+        if self.precedence not in PRECEDENCES:
+            raise self.refused(f": its precedence is {self.precedence!r}; it is one of {', '.join(PRECEDENCES)}")
         if self.entity is not None and self.entity not in self.on.schema.names:
             raise self.refused(f": no field {self.entity!r} to report by; {nearest(self.entity, self.on.schema.names)}")
 

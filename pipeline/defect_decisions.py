@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from connectors.images import ImageError, ImageField, Pixels, pixels_of
+from connectors.images import ImageError, Pixels, pixels_of
 from models.defect_scorer import DefectScorer
 from models.defects import DefectScores, gray_png
 from models.threshold import ALLOW, BLOCK, REVIEW
@@ -41,7 +41,7 @@ class DefectDecider(NetworkDecider):
         values = featured.rows.column(self.task.image.name)
         looked: list[_Looked] = []
         for first in range(0, count, TOGETHER):
-            looked += _look(values.slice(first, TOGETHER).to_pylist(), self.task.image_field, scorer)
+            looked += self._look(values.slice(first, TOGETHER).to_pylist(), served)
         line = scorer.card.threshold if scorer is not None else None
         classes = scorer.card.classes if scorer is not None else ()
         columns = [
@@ -57,6 +57,34 @@ class DefectDecider(NetworkDecider):
         ]  # fmt: skip
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
+    def _look(self, values: list[str | None], served: Served) -> list[_Looked]:
+        scorer = served.scorer
+        assert scorer is None or isinstance(scorer, DefectScorer)
+        found: list[_Looked] = []
+        images: list[Pixels] = []
+        readable: list[int] = []
+        for place, value in enumerate(values):
+            found.append(_Looked([]))
+            if scorer is None:
+                continue
+            try:
+                if value is None:
+                    raise ImageError("there is no image")
+                images.append(pixels_of(value, self.task.image_field))
+                readable.append(place)
+            except ImageError as cause:  # of a place that is gone by now; images in records were judged before
+                found[place].reasons = [str(cause)]
+        if scorer is not None and images:
+            scores = served.ask(self.task.name, scorer.score, np.stack(images))
+            for row, place in enumerate(readable):
+                _fill(found[place], row, scores, scorer)
+            alerts = [row for row, place in enumerate(readable) if found[place].code != ALLOW]
+            maps = scorer.heat_maps(_some(scores, alerts))
+            for row, drawn in zip(alerts, maps, strict=True):
+                found[readable[row]].heat_map = "data:image/png;base64," + base64.b64encode(gray_png(drawn)).decode()
+                found[readable[row]].reasons = [_in_words(found[readable[row]], drawn)]
+        return found
+
 
 class _Looked:
     """What became of one image; as it is made, it could not be read or nothing could look at it."""
@@ -67,33 +95,6 @@ class _Looked:
         self.defect: str | None = None
         self.classes: list[float] | None = None
         self.heat_map: str | None = None
-
-
-def _look(values: list[str | None], field: ImageField, scorer: DefectScorer | None) -> list[_Looked]:
-    found: list[_Looked] = []
-    images: list[Pixels] = []
-    readable: list[int] = []
-    for place, value in enumerate(values):
-        found.append(_Looked([]))
-        if scorer is None:
-            continue
-        try:
-            if value is None:
-                raise ImageError("there is no image")
-            images.append(pixels_of(value, field))
-            readable.append(place)
-        except ImageError as cause:  # of a place that is gone by now; images in records were judged before
-            found[place].reasons = [str(cause)]
-    if scorer is not None and images:
-        scores = scorer.score(np.stack(images))
-        for row, place in enumerate(readable):
-            _fill(found[place], row, scores, scorer)
-        alerts = [row for row, place in enumerate(readable) if found[place].code != ALLOW]
-        maps = scorer.heat_maps(_some(scores, alerts))
-        for row, drawn in zip(alerts, maps, strict=True):
-            found[readable[row]].heat_map = "data:image/png;base64," + base64.b64encode(gray_png(drawn)).decode()
-            found[readable[row]].reasons = [_in_words(found[readable[row]], drawn)]
-    return found
 
 
 def _fill(looked: _Looked, row: int, scores: DefectScores, scorer: DefectScorer) -> None:

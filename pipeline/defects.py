@@ -31,6 +31,7 @@ class DefectTask(ReadByNetwork):
             in training. Mirrored it always does.
         entity: the field that reports count by, for example the production line.
         label_wait: how long after its image a label is still joined to it.
+        precedence: "high", "normal" or "low": whose turn it is where tasks of an app want the processor at once.
     """
 
     name: str
@@ -42,6 +43,7 @@ class DefectTask(ReadByNetwork):
     quarter_turns: bool = True
     entity: str | None = None
     label_wait: str = "14d"
+    precedence: str = "normal"
     place: str = field(default_factory=caller_place)
 
     def __post_init__(self) -> None:

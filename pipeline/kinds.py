@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from typing import Any
+
 from models.bundle import Bundle
 from models.defect_scorer import DefectScorer
 from models.runtimes import Gpu
 from models.scorer import Scorer
 from models.text.scorer import SupportScorer
 from pipeline.app import AnyTask
-from pipeline.decisions import AnyScorer, Decider
+from pipeline.decisions import AnyScorer, Decider, Served
 from pipeline.defect_decisions import DefectDecider
 from pipeline.defects import DefectTask
 from pipeline.plan import StreamPlan
@@ -25,6 +28,30 @@ def decider_of(task: AnyTask, plan: StreamPlan) -> AnyDecider:
     if isinstance(task, DefectTask):
         return DefectDecider(task)
     return Decider(task, plan)
+
+
+def submit(task: AnyTask, served: Served, rows: Any, within_s: float = 0.0) -> Future[Any]:
+    """Promise what the models of a task say of rows: a request, beside what streams bring and in the same batches.
+
+    Args:
+        task: of any kind.
+        served: its models, with the queue in front of them.
+        rows: (n, f) features in the order of the task's columns, NaN is null; n texts; or (n, s, s, c) uint8 images.
+        within_s: how long the answer may take.
+
+    Returns:
+        `models.scorer.Scores`, a list of `models.text.scorer.Reading`, or `models.defects.DefectScores`.
+
+    Raises:
+        ValueError: no model serves the task.
+    """
+    scorer, queue = served.scorer, served.queue
+    if scorer is None or queue is None:
+        raise ValueError(f"no model serves {task.name!r} yet, so nobody can be asked; make one: pelton train APP")
+    if isinstance(scorer, SupportScorer):
+        assert isinstance(task, SupportTask)
+        return queue.submit(task.name, scorer.read, rows, task.articles_top, within_s=within_s)
+    return queue.submit(task.name, scorer.score, rows, within_s=within_s)
 
 
 def scorer_of(task: AnyTask, plan: StreamPlan, bundle: Bundle, snapshot: bytes | None, gpu: Gpu = "never") -> AnyScorer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from connectors.log import Log, Transaction
 from connectors.secrets import Sealer, Tokeniser
+from models.portion import Portion
 from pipeline.app import App
 from pipeline.arrivals import Arrival
 from pipeline.beacon import Beacon
@@ -37,6 +39,7 @@ __all__ = [
 ]  # fmt: skip
 Int64s = NDArray[np.int64]
 RECORDS_MAX = 8192  # taken from one input in one commit
+RECORDS_AT_FIRST = 256  # where steps have a time, until it is known how many fit in
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class Worker:
         clock_ms: milliseconds since the epoch.
         timer_s: seconds of a clock that never goes back, for where the time goes.
         tokeniser, sealer: for sensitive fields.
+        step_s: about how long a step may compute; it takes fewer records if it must. None takes what is there.
+        ahead: a block in which nothing less urgent begins; steps are in one until they commit.
     """
 
     def __init__(
@@ -90,12 +95,15 @@ class Worker:
         tokeniser: Tokeniser | None = None,
         sealer: Sealer | None = None,
         partition: int = 0,
+        step_s: float | None = None,
+        ahead: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         if isinstance(stage, StreamPlan):
             stage = alone(stage, group_of(app.name, stage.stream.name))
         self.app, self.stage, self.plan, self.partition, self.group = app, stage, stage.plan, partition, stage.group
         self._log, self._served, self._clock_ms, self._timer_s = log, served, clock_ms, timer_s
-        self._tokeniser, self._sealer = tokeniser, sealer
+        self._tokeniser, self._sealer, self._ahead = tokeniser, sealer, ahead
+        self._portion = Portion(step_s, RECORDS_MAX, RECORDS_AT_FIRST) if step_s is not None else None
         lines = [each for each in stage.inputs if each.kind == LINES]
         self._sensitive = {each.stream.name for each in lines if each.schema.has_sensitive}
         self._tasks = [task for task in app.tasks if task.on is stage.main.stream and stage.decides]
@@ -143,18 +151,23 @@ class Worker:
         if self._is_spoilt:
             self.recover()
         laps = Laps(self._timer_s)
-        chunks = self._take(laps)
-        if not chunks and not self.beacon.is_due(self._clock_ms()):
-            return None
-        try:
-            step = self._apply(chunks, laps)
-        except BaseException:
-            self._is_spoilt = True
-            self.snapshots.drop()
-            raise
+        with ExitStack() as until_commit:
+            until_commit.enter_context(self._ahead())
+            chunks = self._take(laps)
+            if not chunks and not self.beacon.is_due(self._clock_ms()):
+                return None
+            try:
+                step = self._apply(chunks, laps, until_commit.close)
+            except BaseException:
+                self._is_spoilt = True
+                self.snapshots.drop()
+                raise
+        if self._portion is not None and chunks:
+            computing_s = sum(spent_s for part, spent_s in laps.seconds.items() if part not in ("fetch", "commit"))
+            self._portion.took(max(len(chunk) for chunk in chunks.values()), computing_s)
         return step if chunks else None
 
-    def _apply(self, chunks: Mapping[str, Arrival], laps: Laps) -> Step:
+    def _apply(self, chunks: Mapping[str, Arrival], laps: Laps, computed: Callable[[], None]) -> Step:
         at_ms = self._clock_ms()
         featured = self.engine.process({name: as_of(chunk, at_ms) for name, chunk in chunks.items()})
         laps("features")
@@ -173,6 +186,7 @@ class Worker:
             manifest = self._manifest(chunks, featured, served, at_ms)
             transaction.put_manifest(encode(manifest))
             laps("encode")
+            computed()  # most of a commit is waiting
         self.commit += 1
         self.positions |= {name: end for name, (_, end) in manifest.inputs.items()}
         laps("commit")
@@ -196,9 +210,10 @@ class Worker:
     def _take(self, laps: Laps) -> dict[str, Arrival]:
         """Read and decode what each input has; with a backlog, no further than the order of heads is known."""
         chunks, more, inputs = {}, [], []
+        limit = self._portion.rows if self._portion is not None else RECORDS_MAX
         for each in self.stage.inputs:
             at = self.positions[each.topic]
-            stored = stored_new(self._log, each, self.partition, at, RECORDS_MAX)
+            stored = stored_new(self._log, each, self.partition, at, limit)
             laps("fetch")
             if len(stored):
                 arrival = chunks[each.topic] = arrival_of(self.stage, each, stored)

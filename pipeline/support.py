@@ -35,6 +35,7 @@ class SupportTask(ReadByNetwork):
         accept: share of messages within scope that shall pass without review; the line is chosen on held-back messages.
         entity: the field that reports count by, for example the customer.
         label_wait: how long after its message a label is still joined to it.
+        precedence: "high", "normal" or "low": whose turn it is where tasks of an app want the processor at once.
     """
 
     name: str
@@ -48,6 +49,7 @@ class SupportTask(ReadByNetwork):
     accept: float = 0.95
     entity: str | None = None
     label_wait: str = "14d"
+    precedence: str = "low"
     place: str = field(default_factory=caller_place)
 
     def __post_init__(self) -> None:

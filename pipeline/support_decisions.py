@@ -37,7 +37,9 @@ class SupportDecider(NetworkDecider):
         scorer, count = served.scorer, len(featured)
         assert scorer is None or isinstance(scorer, SupportScorer)
         texts = featured.rows.column(self.task.text.name).to_pylist()
-        read = scorer.read(texts, self.task.articles_top) if scorer is not None else [NONE_READ] * count
+        read = [NONE_READ] * count
+        if scorer is not None:
+            read = served.ask(self.task.name, scorer.read, texts, self.task.articles_top)
         judged = [each.is_out_of_scope is not None for each in read]
         codes = np.array([REVIEW if each.is_out_of_scope is not False else ALLOW for each in read], np.int64)
         line = scorer.line if scorer is not None else None

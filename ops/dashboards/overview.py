@@ -64,7 +64,7 @@ def _quantile(share: float, metric: str, by: str) -> str:
 def _rows() -> dict[str, list[Builder[models.Panel]]]:
     return {
         "Now": _now(), "Events and time": _flow(), "Decisions": _decisions(), "Models": _models(),
-        "Experts": _experts(), "Accounts": _accounts(), "State": _state(), "Workers": _workers(),
+        "Queue": _queue(), "Experts": _experts(), "Accounts": _accounts(), "State": _state(), "Workers": _workers(),
     }  # fmt: skip
 
 
@@ -125,6 +125,21 @@ def _models() -> list[Builder[models.Panel]]:
         lines("Labels", "A second, by what became of them.",
               [(_per_s("pelton_learner_labels_total", "task, fate"), "{{fate}}"),
                (_per_s("pelton_learner_published_total", "task"), "snapshots published")], "ops", 6),
+    ]  # fmt: skip
+
+
+def _queue() -> list[Builder[models.Panel]]:
+    rows, wait = "pelton_batch_rows", "pelton_queue_wait_seconds"
+    held = _per_s("pelton_queue_held_seconds_total", "task")
+    return [
+        lines("Waiting for the models", "Rows; and seconds a second that callers are held because there is no room.", [
+            (f"sum by (task) (pelton_queue_rows{{{_WHO}}})", "{{task}}"), (held, "held {{task}} s/s"),
+        ], "short"),
+        lines("Wait for the models", "From when rows came until the first of them was computed.", [
+            (_quantile(share, wait, "task"), f"p{share * 100:g} {{{{task}}}}") for share in (0.5, 0.99)
+        ], "s"),
+        lines("Rows of a batch", "On average: those of a stream's commit, of several partitions, of requests.",
+              [(f"{_per_s(f'{rows}_sum', 'task')} / {_per_s(f'{rows}_count', 'task')}", "{{task}}")], "short"),
     ]  # fmt: skip
 
 

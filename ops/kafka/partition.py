@@ -1,20 +1,23 @@
-"""One partition of an app on Kafka: taken over, decided, let go; in a thread of its own.
+"""One partition of an app on Kafka: taken over, decided, let go; in threads of its own.
 
-A thread per partition: most of a commit is waiting for the broker, and kernels let go of the interpreter. What goes
-wrong in one partition is tried again there, later and later; the others go on.
+A thread per partition, and per family of stages that share a topic: most of a commit is waiting for the broker, and
+kernels let go of the interpreter. What goes wrong in one partition is tried again there, later and later; the others go
+on.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from connectors.log import CommitConflictError
 from connectors.schema_registry import RegistryAwayError, RegistryError
 from ops.mistakes import in_a_sentence
+from ops.side_by_side import side_by_side
 from pipeline.live import Step, Worker
 
 if TYPE_CHECKING:
@@ -48,16 +51,22 @@ class Reading(Protocol):
         """Go on where the log was full, and is not any more."""
 
 
+def positions_of(workers: Iterable[Worker]) -> dict[tuple[str, int], int]:
+    """Return what the inputs of workers were taken up to."""
+    return {place: offset for worker in workers for place, offset in worker.waits_for().items()}
+
+
 class PartitionRun:
     """Runs the workers of one partition.
 
     Args:
         partition: its number.
         makers: group -> makes its worker; the state is taken from snapshots and log, which may take a while.
+        families: groups that belong together; each family is stepped in a thread of its own.
         log: to claim the partition in.
         partitions: how many the app's topics have.
         reading: fetches its inputs.
-        on_step: called after each commit, in this partition's thread.
+        on_step: called after each commit, in a thread of this partition.
         on_taken: called with the workers and how many seconds it took, whenever the state is there.
         snapshot_every_ms: between two snapshots of state.
         metrics: told of everything that happens.
@@ -73,6 +82,7 @@ class PartitionRun:
         self,
         partition: int,
         makers: Mapping[str, Callable[[int], Worker]],
+        families: Sequence[Sequence[str]],
         log: KafkaLog,
         partitions: int,
         reading: Reading,
@@ -87,6 +97,7 @@ class PartitionRun:
         self.problem: str | None = None
         self.refused: RegistryError | None = None
         self._makers, self._log, self._partitions, self._reading = makers, log, partitions, reading
+        self._families = [tuple(family) for family in families]
         self._on_step, self._on_taken, self._snapshot_every_ms = on_step, on_taken, snapshot_every_ms
         self._metrics, self._after = metrics, after
         self._changed = threading.Condition()
@@ -94,7 +105,8 @@ class PartitionRun:
         self._is_fresh = False  # the state in memory is the one of the last commit
         self._outdated = 0  # how often somebody else may have had the partition in between
         self._is_resting = False  # nothing is committed, or claimed
-        self._idle_rounds = 0
+        self._idle_rounds = dict.fromkeys(self._families, 0)
+        self._is_broken = False  # one family failed: the others end their steps, and all begin anew
         self._failures = 0
         self._saved: dict[str, int] = {}  # group -> commit
         self._thread = threading.Thread(target=self._run, name=f"partition {partition}", daemon=True)
@@ -133,12 +145,12 @@ class PartitionRun:
     @property
     def is_idle(self) -> bool:
         """Whether it found nothing to do when it last looked, twice."""
-        return self._idle_rounds >= 2
+        return min(self._idle_rounds.values()) >= 2
 
     @property
     def positions(self) -> dict[tuple[str, int], int]:
         """What its inputs were taken up to."""
-        return {place: offset for worker in self.workers for place, offset in worker.waits_for().items()}
+        return positions_of(self.workers)
 
     def trouble(self, problem: str) -> None:
         """Tell what keeps the partition's records from coming."""
@@ -208,7 +220,7 @@ class PartitionRun:
         with self._changed:
             if outdated != self._outdated or self._want is Want.END:
                 return
-            self._is_fresh, self._idle_rounds = True, 0
+            self._is_fresh, self._idle_rounds = True, dict.fromkeys(self._families, 0)
             self._on_taken(self, seconds)  # not after it was told that the partition went elsewhere
         if self._metrics is not None:
             for worker in self.workers:
@@ -223,10 +235,19 @@ class PartitionRun:
         return found
 
     def _decide(self) -> None:
-        """Take, decide, commit, until something else is wanted."""
-        while self._want is Want.RUN:
+        """Take, decide, commit, until something else is wanted; each family in a thread of its own."""
+        self._is_broken = False
+        loops = [partial(self._decide_family, family) for family in self._families]
+        side_by_side(loops, self._break, f"partition {self.partition}")
+
+    def _break(self) -> None:
+        self._is_broken = True
+
+    def _decide_family(self, family: tuple[str, ...]) -> None:
+        workers = [worker for worker in self.workers if worker.group in family]
+        while self._want is Want.RUN and not self._is_broken:
             busy = False
-            for worker in self.workers:
+            for worker in workers:
                 step = worker.step()
                 if self._metrics is not None:
                     self._metrics.step(worker, step) if step is not None else self._metrics.beat(worker)
@@ -235,11 +256,11 @@ class PartitionRun:
                     self._on_step(worker, step)
                 worker.save_if_due(self._snapshot_every_ms)
             if busy:
-                self._idle_rounds, self._failures, self.problem = 0, 0, None
-                self._reading.relieve(self.positions)
+                self._idle_rounds[family], self._failures, self.problem = 0, 0, None
+                self._reading.relieve(positions_of(workers))
             else:
-                self._idle_rounds += 1
-                if self._log.wait(self.positions, IDLE_WAIT_S) and self._idle_rounds >= 2:
+                self._idle_rounds[family] += 1
+                if self._log.wait(positions_of(workers), IDLE_WAIT_S) and self._idle_rounds[family] >= 2:
                     self._pause()  # news that is none for its worker, twice
 
     def _pause(self) -> None:

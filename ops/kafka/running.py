@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from connectors.kafka.admin import KafkaAdmin
 from connectors.kafka.log import KafkaLog
 from connectors.kafka.settings import KafkaSettings
 from ops.app_topics import app_topics
-from ops.beside import Following, Learning, learns_live, now_ms
+from ops.beside import STEP_S, Following, Learning, learns_live, now_ms, queue_of
 from ops.kafka.faust import SESSION_S
 from ops.kafka.figures import Summed
 from ops.kafka.sinks import PartitionSinks
@@ -23,6 +24,7 @@ from ops.views import live_words
 from ops.views.live_app import AppFigures, Pictures
 from ops.views.live_show import Show, stopping_on_signals
 from pipeline.app import App
+from pipeline.families import families_of
 from pipeline.learning import LearnerLoop
 from pipeline.live import Step, Worker, create_topics, stages_of
 from pipeline.stages import LINES, Stage, decoding
@@ -78,7 +80,8 @@ def run_on_kafka(app: App, settings: Settings, how: KafkaRun, note: Note) -> lis
         metrics = None
         if how.metrics_at is not None:
             metrics = stack.enter_context(serving_metrics(app, how.metrics_at, note, "kafka"))
-        following = Following(app, registry, metrics.serving if metrics is not None else None, settings.gpu)
+        on_change = metrics.serving if metrics is not None else None
+        following = Following(app, registry, on_change, settings.gpu, queue_of(app, metrics))
         figures, summed = AppFigures(app), Summed()
         began_s = time.monotonic()
 
@@ -97,17 +100,20 @@ def run_on_kafka(app: App, settings: Settings, how: KafkaRun, note: Note) -> lis
                 ) for task in tasks if task.label is not None
             })  # fmt: skip
 
-        def maker(stage: Stage) -> MakeWorker:
+        def maker(stage: Stage, level: int) -> MakeWorker:
             return lambda partition: Worker(
                 app, stage, log, settings.state, following.served, now_ms, time.perf_counter, tokeniser, sealer,
-                partition,
+                partition, STEP_S, partial(following.queue.ahead, level),
             )  # fmt: skip
 
         stages = decoding(stages_of(app, partitions), decoders)
+        families = families_of(app, stages)
+        levels = {group: family.level for family in families for group in family.groups}
         topics = {each.topic: each.kind != LINES for stage in stages for each in stage.inputs}
         runner = KafkaRunner(
-            app, log, how.kafka, {stage.group: maker(stage) for stage in stages}, topics, partitions,
-            following, PartitionSinks(app.name, log, how.outputs),
+            app, log, how.kafka, {stage.group: maker(stage, levels[stage.group]) for stage in stages},
+            [family.groups for family in families], topics, partitions, following,
+            PartitionSinks(app.name, log, how.outputs),
             learning if how.learn and registry is not None else None, on_step, note, how.session_s,
             metrics=metrics,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A worker on Kafka: Faust says which partitions are ours, a thread per partition decides them."""
+"""A worker on Kafka: Faust says which partitions are ours, threads of each partition decide them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from faust.types import TP
 
 from connectors.kafka.settings import KafkaSettings
 from connectors.log import LogError
 from kernels.compiled import load_imported
-from ops.beside import Following, Learning, quick_to_answer
+from ops.beside import Asked, Following, Learning, quick_to_answer
 from ops.kafka.agents import Agents
 from ops.kafka.faust import SESSION_S, GroupMember, MemberReading
 from ops.kafka.partition import PartitionRun
@@ -47,12 +47,13 @@ class KafkaRunner:
         log: the topics; they were made and checked.
         settings: where Kafka is.
         makers: group -> makes the worker of a partition; the models they ask are `following.served`.
+        families: groups that belong together: each family of a partition has a thread.
         topics: the inputs of all workers -> whether they hold rows, in Arrow batches.
         partitions: how many each topic has.
         following: the models that serve.
         sinks: where decisions go besides their topic.
         make_learning: makes what learns; only who has partition 0 learns, so there is one learner for all workers.
-        on_step: called after each commit, in the partition's thread.
+        on_step: called after each commit, in a thread of the partition.
         say: told of partitions that come and go, in words.
         session_s: how long a silent worker keeps its partitions.
         snapshot_every_ms: between two snapshots of state.
@@ -65,6 +66,7 @@ class KafkaRunner:
         log: KafkaLog,
         settings: KafkaSettings,
         makers: Mapping[str, MakeWorker],
+        families: Sequence[Sequence[str]],
         topics: Mapping[str, bool],
         partitions: int,
         following: Following,
@@ -78,6 +80,7 @@ class KafkaRunner:
     ) -> None:
         self.app, self._log, self._settings, self._makers = app, log, settings, makers
         self._topics, self._partitions, self._following = list(topics), partitions, following
+        self._families = families
         rows = [topic for topic, holds_rows in topics.items() if holds_rows]
         self._reading = MemberReading(log, lambda: self._member, rows)
         self._agents, self._sinks = Agents(app), sinks
@@ -98,6 +101,10 @@ class KafkaRunner:
         self._stopping = threading.Event()
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def submit(self, task: str, rows: Any, within_s: float = 0.0) -> Asked:
+        """Ask the models of a task, beside its stream; see `Following.submit`."""
+        return self._following.submit(task, rows, within_s)
 
     def stop(self) -> None:
         """Ask `run` to return after the batches it is in; any thread may, and signal handlers."""
@@ -266,8 +273,8 @@ class KafkaRunner:
 
     def _begin(self, number: int) -> None:
         self.runs[number] = PartitionRun(
-            number, self._makers, self._log, self._partitions, self._reading, self._on_step, self._taken,
-            self._snapshot_every_ms, self._metrics, self._ending.pop(number, None),
+            number, self._makers, self._families, self._log, self._partitions, self._reading, self._on_step,
+            self._taken, self._snapshot_every_ms, self._metrics, self._ending.pop(number, None),
         )  # fmt: skip
         self.runs[number].start()
 

@@ -9,6 +9,7 @@ LATENCY_S = (
     0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15,
     0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
 )  # fmt: skip
+ROWS = tuple(1 << power for power in range(11))
 LONG_S = (0.01, 0.03, 0.1, 0.3, 1, 3, 5, 10, 30, 100, 300, 1000)
 
 
@@ -32,6 +33,15 @@ class Catalogue:
         self.steps = Histogram(
             "pelton_step_seconds", "Time of each part of a commit, counted once for each event that waited for it.",
             (*PLACE[:2], "step"), LATENCY_S,
+        )  # fmt: skip
+        self.batches = Histogram("pelton_batch_rows", "Rows of each batch that models computed.", ("app", "task"), ROWS)
+        self.waits = Histogram(
+            "pelton_queue_wait_seconds", "From when rows came to the models until the first of them was computed.",
+            ("app", "task"), LATENCY_S,
+        )  # fmt: skip
+        self.held = Counter(
+            "pelton_queue_held_seconds_total", "Time that callers waited because a task's lane was full.",
+            ("app", "task"),
         )  # fmt: skip
         self.busy = Counter(
             "pelton_step_busy_seconds_total", "Time spent in each part of commits.", (*PLACE[:2], "step")

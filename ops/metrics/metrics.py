@@ -6,7 +6,8 @@ A runner calls, for each `pipeline.live.Worker` (a stage of a stream, and a part
   was taken from the log anew; `revoked(worker)` when it no longer owns it; `rebalanced()` once per change of who owns
   what;
 * `step(worker, step)` after each commit, `beat(worker)` whenever it looked for news and found none;
-* `serving(task, served)` when other models begin to decide.
+* `serving(task, served)` when other models begin to decide; `batch(task, ...)` after each batch that models computed,
+  `held(task, seconds)` when somebody was held because the queue in front of them was full.
 
 `ask` takes functions that are called when somebody looks. Every method may be called from any thread.
 """
@@ -88,6 +89,7 @@ class Metrics(Collector):
         for task in app.tasks:
             for decision in DECISIONS:
                 self._counted.decisions.add((app.name, task.name, decision), 0)
+            self._counted.held.add((app.name, task.name), 0)
         self.registry = CollectorRegistry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -209,6 +211,18 @@ class Metrics(Collector):
             self._counted.serving_info.set((self._app, task, *now), 1)
             self._counted.serving_time.set((self._app, task, *now), self._clock_s())
 
+    def batch(self, task: str, rows: int, waits_s: list[float]) -> None:
+        """Count a batch of a task that models computed, and how long each caller's rows had waited for it."""
+        with self._lock:
+            self._counted.batches.add((self._app, task), rows)
+            for wait_s in waits_s:
+                self._counted.waits.add((self._app, task), wait_s)
+
+    def held(self, task: str, seconds: float) -> None:
+        """Count how long a caller was held because too much of a task waited for the models."""
+        with self._lock:
+            self._counted.held.add((self._app, task), seconds)
+
     def stopped(self, problem: str) -> None:
         """Say why nothing is decided at present; the next commit, or the next partition, takes it back."""
         with self._lock:
@@ -221,6 +235,7 @@ class Metrics(Collector):
         end: Callable[[str, int], int] | None = None,
         learned: Callable[[], Mapping[str, Learned]] | None = None,
         problems: Callable[[], list[str]] | None = None,
+        waiting: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
         """Set functions that are called at every look, in the thread of whoever looks; None leaves one as it is.
 
@@ -228,8 +243,9 @@ class Metrics(Collector):
             end: topic, partition -> the offset after the newest record; it answers at once, or raises ConnectorError.
             learned: what the learners know of themselves, per task.
             problems: what is wrong beside the decisions, in words.
+            waiting: rows that wait for the models, per task.
         """
-        self._sources.set(end, learned, problems)
+        self._sources.set(end, learned, problems, waiting)
 
     @property
     def problems(self) -> list[str]:

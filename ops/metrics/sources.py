@@ -26,16 +26,19 @@ class Sources:
         self._end: Callable[[str, int], int] | None = None
         self._learned: Callable[[], Mapping[str, Learned]] = dict
         self._problems: Callable[[], list[str]] = list
+        self._waiting: Callable[[], Mapping[str, int]] = dict
 
     def set(
         self,
         end: Callable[[str, int], int] | None = None,
         learned: Callable[[], Mapping[str, Learned]] | None = None,
         problems: Callable[[], list[str]] | None = None,
+        waiting: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
         """Set whom to ask; None leaves it as it is."""
         self._end = end or self._end
         self._learned, self._problems = learned or self._learned, problems or self._problems
+        self._waiting = waiting or self._waiting
 
     def problems(self) -> list[str]:
         """Return what is wrong beside the decisions, in words."""
@@ -54,7 +57,10 @@ class Sources:
         partitions = Gauge("pelton_partitions", "Partitions that this process owns, per stage.", PLACE[:2])
         for app, stage, _ in workers:
             partitions.set((app, stage), sum(place[:2] == (app, stage) for place in workers))
-        found = [problems.family(), partitions.family()]
+        rows = Gauge("pelton_queue_rows", "Rows that wait for the models.", ("app", "task"))
+        for task, count in self._waiting().items():
+            rows.set((self._app, task), count)
+        found = [problems.family(), partitions.family(), rows.family()]
         return found + self._lag(workers, newest_s, now_s) + _state(workers) + self._learners()
 
     def _lag(self, workers: Mapping[Place, Worker], newest_s: Mapping[Place, float], now_s: float) -> list[Metric]:

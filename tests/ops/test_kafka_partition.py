@@ -54,7 +54,7 @@ class Rebuilding:
         self.began, self.may_end = threading.Event(), threading.Event()
         self.taken, self._app, self._log, self._folder = threading.Event(), app, log, folder
         self.run = PartitionRun(
-            0, {self.stage.group: self._make}, log, 1, OwnReads(), lambda worker, step: None,
+            0, {self.stage.group: self._make}, [[self.stage.group]], log, 1, OwnReads(), lambda worker, step: None,
             lambda run, seconds: self.taken.set(), 60_000,
         )  # fmt: skip
         self.run.start()
