@@ -10,7 +10,9 @@ import numpy as np
 
 from models import defects
 from models.bundle import Bundle, BundleError
-from models.defects import CARD, NETWORK, DefectCard, DefectModel
+from models.defects import CARD, NETWORK, DefectCard, DefectModel, open_folder
+from ops.training.contents import Contents
+from ops.training.found import FigurePairs
 
 EDGE_BYTES_MAX = 3_000_000
 PROBED_IMAGES = 64
@@ -34,6 +36,36 @@ class Edge:
     images: int
     largest_difference: float
     changed: int
+
+
+def judge_edge(bundle: Bundle, folder: Path, photos: Contents) -> FigurePairs:
+    """Judge labelled images by the bundle and by what was written of it.
+
+    Args:
+        bundle: that `folder` was made of.
+        folder: from `write_edge`.
+        photos: with a label each that the bundle knows.
+
+    Returns:
+        figure -> that of the bundle and that of the folder; how many change their class is of the folder alone.
+
+    Raises:
+        BundleError: an image has a label that the bundle does not know, or none has a label.
+    """
+    from ops.training.defect_training import figures
+
+    card = DefectCard.from_json(bundle.part(CARD))
+    unknown = sorted({str(label) for label in photos.labels["label"]} - set(card.classes))
+    if unknown or not len(photos):
+        what = f"labels that bundle {bundle.id} does not know: {', '.join(unknown)}" if unknown else "no label"
+        raise BundleError(f"the images to judge by have {what}; give other files, or another time to begin at")
+    classes = np.array([card.classes.index(str(label)) for label in photos.labels["label"]], np.int64)
+    was, small = (
+        model.score(photos.values) for model in (DefectModel(bundle.part(NETWORK), card), open_folder(folder))
+    )
+    before, after = (figures(scores, classes, card) for scores in (was, small))
+    found: FigurePairs = {name: (value, after[name]) for name, value in before.items()}
+    return found | {"classes changed": (0, int((was.classes.argmax(1) != small.classes.argmax(1)).sum()))}
 
 
 def write_edge(bundle: Bundle, folder: Path) -> Edge:

@@ -49,6 +49,15 @@ def test_train_evaluate_and_replay(folder, pelton):
     assert report["masks"] == sum(row["images"] for row in report["classes"] if row["class"] != "none")
     assert {"confusion.png", "examples.png"} <= {path.name for path in (folder / "judged").glob("*.png")}
 
+    said = pelton(f"export steel.py {bundle} --out edge --data {FILES} --test-start 2026-01-05T00:50").stdout
+    rows = {line.split("  ")[0]: line.split()[-2:] for line in said.splitlines()}
+    assert rows["figure"] == ["bundle", "device"]
+    ours, theirs = map(float, rows["accuracy"])
+    assert ours == pytest.approx(report["figures"]["accuracy"]["bundle"], abs=0.2)  # of nearly the same images
+    assert theirs == pytest.approx(ours, abs=0.05)
+    told = pelton(f"export steel.py {bundle} --out edge --data {FILES} --test-start 2027-01-05", code=1).stderr
+    assert "the images to judge by have no label; give other files, or another time to begin at" in told
+
     pelton(f"replay steel.py --input {FILES} --output decisions.jsonl")
     decisions = [json.loads(line) for line in (folder / "decisions.jsonl").read_text().splitlines()]
     assert len(decisions) == 160
