@@ -151,3 +151,7 @@ def main() -> None:
         app(args=spread(sys.argv[1:]), prog_name="pelton")
     except KeyboardInterrupt:  # while parsing, or while closing
         os._exit(130)
+
+
+if __name__ == "__main__":  # torchrun -m ops.cli
+    main()

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 NETWORK = ("torch", "onnx", "onnxscript")
 BASELINE = ("sklearn",)
+SEARCH = ("optuna",)
 PLOTS = ("matplotlib",)
 QUANTIZER = ("onnx",)
 

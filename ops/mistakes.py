@@ -7,7 +7,7 @@ import sqlite3
 import traceback
 
 OURS = ("ops", "pipeline", "models", "connectors", "kernels")
-TRAINING = ("torch", "sklearn", "onnx", "onnxscript", "matplotlib")
+TRAINING = ("torch", "sklearn", "onnx", "onnxscript", "matplotlib", "optuna")
 _ADVICE = {
     errno.ENOSPC: "free some space there, or choose another place",
     errno.EDQUOT: "free some space there, or choose another place",

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from models.features import FeatureSpec
 from models.moe.bins import learn_code, number_columns
 from models.moe.network import Branch, event_branch
-from models.train.dataset import Sampling, prepare
-from models.train.task_data import Batch, Curve, Predict, Validation
+from models.train.dataset import Dataset, Sampling, prepare
+from models.train.task_data import WHOLE, Batch, Curve, Packed, Predict, Share, Validation
 
 CODE_ROWS_MAX = 200_000  # events, evenly spread, from which pieces of numbers are learned: quantiles need no more
 
@@ -45,12 +45,35 @@ class EventData:
         sampling: Sampling,
         weight: float = 1.0,
     ) -> None:
-        self.data = prepare(features, specs, labels, times_ms, sampling)
-        self.specs, self.sampling, self.weight = tuple(specs), sampling, weight
+        self._learn(prepare(features, specs, labels, times_ms, sampling), specs, sampling, weight)
+
+    def _learn(self, data: Dataset, specs: Sequence[FeatureSpec], sampling: Sampling, weight: float) -> None:
+        self.data, self.specs, self.sampling, self.weight = data, tuple(specs), sampling, weight
         self.per_step = sampling.batch * sampling.accumulate
         self.steps_per_epoch = -(-len(self.data.epoch_rows(sampling, 0)) // self.per_step)
         # logit of the sampled and weighted problem = logit + shift, see Sampling
         self.shift = math.log(sampling.positive_weight / self.data.kept_share(sampling))
+
+    @classmethod
+    def unpacked(cls, packed: Packed) -> Self:
+        """Return what learns as the data that was packed; nobody validates with it."""
+        arrays, told, none = packed.arrays, packed.told, np.zeros(0, np.int64)
+        data = Dataset(
+            arrays["features"], arrays["labels"], arrays["positives"], arrays["negatives"], none, none.astype(float),
+            0, "",
+        )  # fmt: skip
+        made = cls.__new__(cls)
+        specs = [FeatureSpec(**spec) for spec in told["specs"]]
+        made._learn(data, specs, Sampling(**told["sampling"]), told["weight"])
+        return made
+
+    def packed(self) -> Packed:
+        """Pack events, labels, and which of them are learned."""
+        data, specs = self.data, [asdict(spec) for spec in self.specs]
+        arrays: dict[str, NDArray[Any]] = {
+            "features": data.features, "labels": data.labels, "positives": data.positives, "negatives": data.negatives,
+        }  # fmt: skip
+        return Packed("events", arrays, {"specs": specs, "sampling": asdict(self.sampling), "weight": self.weight})
 
     def identity(self) -> dict[str, Any]:
         """Tell data, columns and sampling."""
@@ -71,6 +94,9 @@ class EventData:
         """Return the encoder of features and the committee."""
         return event_branch(self.specs, experts)
 
+    def attach(self, encoder: nn.Module) -> None:
+        """Need nothing of it."""
+
     def start(self, encoder: nn.Module, head: nn.Module) -> None:
         """Learn the pieces of numbers, and begin at the base rate: the first steps then learn what differs."""
         data, rows = self.data, self.data.training_rows()
@@ -81,12 +107,13 @@ class EventData:
         with torch.no_grad():
             head.base.fill_(math.log(len(data.positives) / len(data.negatives)))
 
-    def steps(self, epoch: int, first: int) -> Iterator[Sequence[Batch]]:
+    def steps(self, epoch: int, first: int, share: Share = WHOLE) -> Iterator[Sequence[Batch]]:
         """Give all positives and a fresh sample of negatives, shuffled."""
         rows = self.data.epoch_rows(self.sampling, epoch)
         for begin in range(first * self.per_step, len(rows), self.per_step):
             end = min(begin + self.per_step, len(rows))
-            parts = [rows[at : min(at + self.sampling.batch, end)] for at in range(begin, end, self.sampling.batch)]
+            whole = [rows[at : min(at + self.sampling.batch, end)] for at in range(begin, end, self.sampling.batch)]
+            parts = [share.of(part) for part in whole]
             yield [Batch(self.data.features[part], self.data.labels[part], len(part)) for part in parts]
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:

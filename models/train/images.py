@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch.nn import functional
 from models.moe.image import ImageEncoder, ImageSizes, image_branch, pooled_evidence
 from models.moe.network import Branch
 from models.train.settings import above_zero
-from models.train.task_data import Batch, Predict, Validation
+from models.train.task_data import WHOLE, Batch, Packed, Predict, Share, Validation
 
 Pixels = NDArray[np.uint8]
 AT_ONCE = 64  # images in a forward pass that is not learned from
@@ -100,6 +100,28 @@ class ImageData:
         everything.steps_per_epoch = len(self.classes) // self.choices.batch
         return everything
 
+    def changed(self, choices: Mapping[str, Any]) -> ImageData:
+        """Return the same images with some choices changed."""
+        other = copy.copy(self)
+        other.choices = replace(self.choices, **choices)
+        return other
+
+    @classmethod
+    def unpacked(cls, packed: Packed) -> ImageData:
+        """Return what learns as the data that was packed; nobody validates with it."""
+        arrays, told = packed.arrays, packed.told
+        choices, sizes = ImageChoices(**told["choices"]), ImageSizes(**told["sizes"])
+        made = cls.__new__(cls)
+        made.pixels, made.classes, made.learned = arrays["pixels"], arrays["classes"], arrays["learned"]
+        made.held, made.count, made.choices, made.sizes = np.zeros(0, np.int64), told["count"], choices, sizes
+        made.weight, made.steps_per_epoch = choices.weight, len(made.learned) // choices.batch
+        return made
+
+    def packed(self) -> Packed:
+        """Pack images, classes, and which are learned."""
+        told = {"count": self.count, "choices": asdict(self.choices), "sizes": asdict(self.sizes)}
+        return Packed("images", {"pixels": self.pixels, "classes": self.classes, "learned": self.learned}, told)
+
     def identity(self) -> dict[str, Any]:
         """Tell data, classes and choices."""
         digest = hashlib.sha256(np.ascontiguousarray(self.pixels).data)
@@ -114,17 +136,20 @@ class ImageData:
         """Return the encoder of images and a linear head."""
         return image_branch(self.pixels.shape[3], self.count, self.sizes, experts)
 
-    def start(self, encoder: nn.Module, head: nn.Module) -> None:
+    def attach(self, encoder: nn.Module) -> None:
         """Keep the encoder at hand: the loss wants its evidence, too. Convolutions are quicker with channels last."""
         assert isinstance(encoder, ImageEncoder)
         self._encoder = encoder.to(memory_format=torch.channels_last)
 
-    def steps(self, epoch: int, first: int) -> Iterator[Sequence[Batch]]:
+    def start(self, encoder: nn.Module, head: nn.Module) -> None:
+        """Begin with what was drawn."""
+
+    def steps(self, epoch: int, first: int, share: Share = WHOLE) -> Iterator[Sequence[Batch]]:
         """Give the steps of an epoch: every image once, in an order of its own, but for a rest smaller than a batch."""
         size = self.choices.batch
         rows = np.random.default_rng([1, epoch]).permutation(self.learned)
         for step in range(first, self.steps_per_epoch):
-            yield (self._batch(rows[step * size : (step + 1) * size]),)
+            yield (self._batch(share.of(rows[step * size : (step + 1) * size])),)
 
     def _batch(self, rows: NDArray[np.int64]) -> Batch:
         choices = self.choices

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from models.moe.network import Branch
 from models.moe.text import ClassHead, TextEncoder, TextSettings
 from models.text.inputs import TextInputs
 from models.train.settings import above_zero
-from models.train.task_data import Batch, Predict, Validation
+from models.train.task_data import WHOLE, Batch, Packed, Predict, Share, Validation
 
 Int64s = NDArray[np.int64]
 NO_LABEL, OUT_OF_SCOPE = -1, -2  # instead of a class
@@ -93,12 +93,37 @@ class TextData:
             )
         self.weight, self.steps_per_epoch = choices.weight, len(self.learned) // choices.batch
 
+    def changed(self, choices: Mapping[str, Any], sizes: Mapping[str, Any]) -> TextData:
+        """Return the same messages with some choices and sizes changed; what is read of them stays."""
+        other = copy.copy(self)
+        other.choices, other.sizes = replace(self.choices, **choices), replace(self.sizes, **sizes)
+        return other
+
     def whole(self) -> TextData:
         """Return the same messages, with what is held back among those to learn; it still validates, too."""
         everything = copy.copy(self)
         everything.learned = np.arange(len(self.targets))
         everything.steps_per_epoch = len(self.targets) // self.choices.batch
         return everything
+
+    @classmethod
+    def unpacked(cls, packed: Packed) -> TextData:
+        """Return what learns as the data that was packed; nobody validates with it."""
+        arrays, told = packed.arrays, packed.told
+        inputs = TextInputs(*(arrays.get(name) for name in TextInputs._fields))  # type: ignore[arg-type]
+        choices, sizes = TextChoices(**told["choices"]), TextSettings(**told["sizes"])
+        made = cls.__new__(cls)
+        made.inputs, made.targets, made.learned = inputs, arrays["targets"], arrays["learned"]
+        made.held = np.zeros(0, np.int64)
+        made.counts, made.choices, made.sizes = (told["counts"][0], told["counts"][1]), choices, sizes
+        made.weight, made.steps_per_epoch = choices.weight, len(made.learned) // choices.batch
+        return made
+
+    def packed(self) -> Packed:
+        """Pack messages, classes, and which are learned."""
+        arrays = {name: its for name, its in self.inputs._asdict().items() if its is not None}
+        told = {"counts": list(self.counts), "choices": asdict(self.choices), "sizes": asdict(self.sizes)}
+        return Packed("texts", arrays | {"targets": self.targets, "learned": self.learned}, told)
 
     def identity(self) -> dict[str, Any]:
         """Tell data, classes and choices."""
@@ -115,6 +140,9 @@ class TextData:
         counts = tuple(count for count in self.counts if count)
         return Branch(partial(TextEncoder, self.sizes), partial(ClassHead, counts, self.sizes.dropout), experts)
 
+    def attach(self, encoder: nn.Module) -> None:
+        """Need nothing of it."""
+
     def start(self, encoder: nn.Module, head: nn.Module) -> None:
         """Weigh grams by how rare they are among the messages to learn, and take the scale of sentences from them."""
         assert isinstance(encoder, TextEncoder)
@@ -128,13 +156,13 @@ class TextData:
             spread = vectors.std(axis=0)
             encoder.sentence.spread.copy_(torch.from_numpy(np.maximum(spread, SPREAD_MIN * spread.mean() or 1.0)))
 
-    def steps(self, epoch: int, first: int) -> Iterator[Sequence[Batch]]:
+    def steps(self, epoch: int, first: int, share: Share = WHOLE) -> Iterator[Sequence[Batch]]:
         """Give the steps of an epoch: every message once, in an order of its own, but for a rest below a batch."""
         size = self.choices.batch
         rows = np.random.default_rng([2, epoch]).permutation(self.learned)
         for step in range(first, self.steps_per_epoch):
-            chosen = rows[step * size : (step + 1) * size]
-            yield (Batch(self.inputs.rows(chosen).arrays(), self.targets[chosen], size),)
+            chosen = share.of(rows[step * size : (step + 1) * size])
+            yield (Batch(self.inputs.rows(chosen).arrays(), self.targets[chosen], len(chosen)),)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Return the cross-entropies of what is labelled, means over the whole batch."""

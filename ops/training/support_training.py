@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from ops.training.contents import Contents
 from ops.training.encoders import brought_encoder, vectors_of
 from ops.training.recipes import Recipe
 from ops.training.training import Lesson, Made, TrainingError, TrainingSettings, newest
+from ops.training.tuning import Choice, Value
 from pipeline.support import OUT_OF_SCOPE, SupportTask
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ EPOCHS, EPOCHS_QUICK = 10, 8
 HELD_BACK_OUT_OF_SCOPE = 20  # below, nothing is said about how many of them are found
 BATCH, AT_ONCE = 64, 128
 GATE_MESSAGES = 64
+SMOOTHING_MAX, BAG_DROPOUT = 0.2, (0.1, 0.6)  # of a search
 SIZES: dict[str, Any] = {"experts": 8, "dropout": 0.1}
 SIZES_QUICK: dict[str, Any] = {
     "width": 64, "heads": 2, "experts": 4, "expert_width": 32, "shared_width": 32, "layers": 1, "dropout": 0.1,
@@ -101,6 +103,22 @@ class TextLesson(Lesson):
         counts = len(self._names), len(self._ranks)
         return TextData(inputs, self._classes, self._priorities, counts, held, choices, text)
 
+    def space(self) -> dict[str, Choice]:
+        """Return how far labels may be smoothed, and how many grams left out while training."""
+        choices, sizes = self.data.choices, self.data.sizes
+        return {
+            "smoothing": Choice(choices.smoothing, 0.0, SMOOTHING_MAX),
+            "bag_dropout": Choice(sizes.bag_dropout, *BAG_DROPOUT),
+        }  # fmt: skip
+
+    def tune(self, values: Mapping[str, Value]) -> None:
+        """Train with some values from now on."""
+        super().tune(values)
+        self.data = self.data.changed(
+            {name: values[name] for name in ("smoothing",) if name in values},
+            {name: values[name] for name in ("bag_dropout",) if name in values},
+        )
+
     def make(self, trained: Trained | None, folder: Path, progress: Progress) -> Made:
         """Choose temperature and line by the held-back messages, as served."""
         articles = self._articles
@@ -154,7 +172,10 @@ class TextLesson(Lesson):
             progress(Stage("everything", step.step, step.steps, note))
 
         everything = {self.task.name: self.data.whole()}
-        second = fit_whole(first, everything, folder / "everything", tell, resume=self.settings.resume)
+        asked = self.settings
+        second = fit_whole(
+            first, everything, folder / "everything", tell, resume=asked.resume, processes=asked.processes
+        )
         self.clock.stage("everything")
         return self.exported(lambda: export_texts(second.network, gate, self.task.name), progress)
 

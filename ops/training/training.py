@@ -26,6 +26,7 @@ from models.sentences.card import CARD, MODEL, TOKENIZER
 from models.text.scorer import PASSAGES
 from ops.progress import Progress, Stage, silent
 from ops.training.recipes import Recipe, repeated, together
+from ops.training.tuning import Choice, Value, with_common
 from pipeline.app import AnyTask, Task
 from pipeline.support import SupportTask
 
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from models.onnx_export import Exported
     from models.train.joint import Progress as NetworkProgress
     from models.train.joint import Trained
+    from models.train.processes import Processes
     from models.train.task_data import TaskData
+    from ops.training.searching import SearchFound
 
 BUNDLE_BYTES_MAX = 12_000_000
 BROUGHT = (CARD, MODEL, TOKENIZER, PASSAGES)  # of a sentence encoder: as large as users like them
@@ -59,7 +62,9 @@ class TrainingSettings:
         encoder: a folder or an installed package with a sentence encoder, which tasks on texts read with, too.
         resume: go on with a network that was interrupted in the same folder.
         device: for the network: "auto", "cpu" or "cuda".
-        threads: of the CPU, for the network.
+        threads: of the CPU, for the network, in each process.
+        trials: of a search for better settings before the training, see `ops.training.searching`; 0 is no search.
+        processes: that share the network's steps; this one leads them, see `ops.training.launching`.
         command: how the training was started, for the provenance.
         created_ms: when, milliseconds since the epoch, for the provenance.
     """
@@ -74,6 +79,8 @@ class TrainingSettings:
     resume: bool = False
     device: str = "auto"
     threads: int = 1
+    trials: int = 0
+    processes: Processes | None = None
     command: str = ""
     created_ms: int = 0
 
@@ -83,6 +90,8 @@ class TrainingSettings:
             raise TrainingError(f"epochs is {self.epochs}; give 1 or more")
         if not 0 < self.held_back <= 0.5:
             raise TrainingError(f"held_back is {self.held_back}; give a share above 0 and up to 0.5")
+        if self.trials < 0:
+            raise TrainingError(f"trials is {self.trials}; give 1 or more, or none at all")
         if self.start_ms is not None and self.until_ms is not None and self.start_ms >= self.until_ms:
             raise TrainingError(f"start ({self.start_ms} ms) is not before until ({self.until_ms} ms); swap them")
 
@@ -104,6 +113,7 @@ class TrainedBundle:
         metrics: of the held-back part, as "held_back.FIGURE" or "held_back.MODEL.FIGURE".
         seconds: by stage.
         report_path: of the network's training report, None without a network.
+        search: which settings were searched for, None without a search.
     """
 
     bundle: Bundle
@@ -114,6 +124,7 @@ class TrainedBundle:
     metrics: dict[str, float]
     seconds: dict[str, float] = field(default_factory=dict)
     report_path: Path | None = None
+    search: SearchFound | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +175,15 @@ class Lesson(ABC):
         self.clock.stage("export")
         return made.file
 
+    def space(self) -> dict[str, Choice]:
+        """Return what a search may try of this task alone, beside what any network has."""
+        return {}
+
+    def tune(self, values: Mapping[str, Value]) -> None:
+        """Train with some values of `space` and of what any network has from now on."""
+        assert self.recipe is not None
+        self.recipe = with_common(self.recipe, values)
+
     @abstractmethod
     def make(self, trained: Trained | None, folder: Path, progress: Progress) -> Made:
         """Cut the task out of the trained network, calibrate it on what is held back, and return the bundle's parts.
@@ -188,10 +208,21 @@ def train_lessons(lessons: Sequence[Lesson], out_dir: Path, progress: Progress =
         names = ", ".join(each.task.name for each in lessons)
         raise TrainingError(f"no task to train reads texts ({names}), so a sentence encoder is of no use; leave it out")
     out_dir.mkdir(parents=True, exist_ok=True)
-    folder, trained, clock = out_dir / NETWORK_FOLDER, None, Clock()
+    folder, trained, clock, search = out_dir / NETWORK_FOLDER, None, Clock(), None
     learning = [each for each in lessons if each.data is not None]
+    if lessons[0].settings.trials and not learning:
+        raise TrainingError("a search needs a network, and none is trained here; leave --search away")
     if learning:
-        trained = _fit(learning, folder, progress)
+        resume = learning[0].settings.resume
+        if learning[0].settings.trials:
+            from ops.training.searching import search_settings
+
+            search = search_settings(learning, out_dir, folder, progress)
+            clock.stage("search")
+            resume = True  # the best trial's checkpoint is where the network begins
+        tell = told_steps(learning, lambda done, of, note: progress(Stage("network", done, of, note)))
+        trained = fit_lessons(learning, folder, tell, resume)
+        progress(Stage("network", 1, 1, f"epoch {trained.report['best_epoch']} is the best"))
         clock.stage("network")
     found = {}
     for lesson in lessons:
@@ -201,40 +232,55 @@ def train_lessons(lessons: Sequence[Lesson], out_dir: Path, progress: Progress =
         its_folder = folder if len(learning) == 1 else folder / lesson.task.name
         told = named(progress, lesson.task, lessons)
         made = lesson.make(trained if own is not None else None, its_folder, told)
-        found[lesson.task.name] = _bundled(lesson, made, trained if own is not None else None, out_dir)
+        found[lesson.task.name] = _bundled(lesson, made, trained, search if own is not None else None, out_dir)
     return found
 
 
-def _fit(lessons: Sequence[Lesson], folder: Path, progress: Progress) -> Trained:
+def fit_lessons(
+    lessons: Sequence[Lesson], folder: Path, tell: Callable[[NetworkProgress], None], resume: bool
+) -> Trained:
+    """Train one network for lessons by their recipes; leave what `models.train.joint.fit` does in `folder`.
+
+    Raises:
+        ValueError: the network's loss is not finite, or a checkpoint is of another run.
+    """
     from models.train.joint import fit
     from models.train.settings import TrainSettings
 
     settings = lessons[0].settings
-    recipes = {each.task.name: each.recipe for each in lessons if each.recipe is not None}
-    recipe, passes = together(recipes)
+    recipe, passes = together({each.task.name: each.recipe for each in lessons if each.recipe is not None})
     tasks = {
         each.task.name: repeated(each.data, passes[each.task.name]) for each in lessons if each.data is not None
     }  # fmt: skip
-
-    def tell(step: NetworkProgress) -> None:
-        note = f"epoch {step.epoch} of {step.epochs}, loss {step.loss:.4f}"
-        for task, figure in step.figures.items():
-            name = tasks[task].figure.replace("_", " ")
-            note += f", {name} {figure:.3f}" if len(tasks) == 1 else f", {task} {name} {figure:.3f}"
-        progress(Stage("network", step.step, step.steps, note))
-
     wanted = TrainSettings(
         epochs=recipe.epochs, patience=recipe.patience, learning_rate=recipe.learning_rate,
-        average_decay=recipe.average_decay, seed=settings.seed, device=settings.device, threads=settings.threads,
+        weight_decay=recipe.weight_decay, average_decay=recipe.average_decay, seed=settings.seed,
+        device=settings.device, threads=settings.threads,
     )  # fmt: skip
-    trained = fit(
-        tasks, wanted, folder, tell, sizes=recipe.sizes, allowed=recipe.share_out(list(tasks)), resume=settings.resume
-    )
-    progress(Stage("network", 1, 1, f"epoch {trained.report['best_epoch']} is the best"))
-    return trained
+    return fit(
+        tasks, wanted, folder, tell, sizes=recipe.sizes, allowed=recipe.share_out(list(tasks)), resume=resume,
+        processes=settings.processes,
+    )  # fmt: skip
 
 
-def _bundled(lesson: Lesson, made: Made, trained: Trained | None, out_dir: Path) -> TrainedBundle:
+def told_steps(
+    lessons: Sequence[Lesson], tell: Callable[[float, float, str], None]
+) -> Callable[[NetworkProgress], None]:
+    """Return what tells of a network's steps: how many of how many, and loss and figures in words."""
+    names = {each.task.name: each.data.figure.replace("_", " ") for each in lessons if each.data is not None}
+
+    def told(step: NetworkProgress) -> None:
+        note = f"epoch {step.epoch} of {step.epochs}, loss {step.loss:.4f}"
+        for task, figure in step.figures.items():
+            note += f", {names[task]} {figure:.3f}" if len(names) == 1 else f", {task} {names[task]} {figure:.3f}"
+        tell(step.step, step.steps, note)
+
+    return told
+
+
+def _bundled(
+    lesson: Lesson, made: Made, trained: Trained | None, search: SearchFound | None, out_dir: Path
+) -> TrainedBundle:
     task, settings, times_ms, parts = lesson.task, lesson.settings, lesson.times_ms, dict(made.parts)
     told: dict[str, str | int | float | None] = {
         "command": settings.command, "seed": settings.seed, "quick": int(settings.quick),
@@ -247,10 +293,14 @@ def _bundled(lesson: Lesson, made: Made, trained: Trained | None, out_dir: Path)
     if lesson.positives is not None:
         told["positives"] = lesson.positives
     report_path = None
+    trained = trained if lesson.data is not None else None
+    if search is not None:
+        told |= search.provenance()
     if trained is not None:
         report_path = trained.out_dir / "training_report.json"
         parts[TRAINING] = remembered(report_path, task.name)
         told["network_tasks"] = ", ".join(trained.network.tasks)
+        told["processes"] = trained.report["processes"]
     for package in PACKAGES:
         try:
             told[package] = metadata.version(package)
@@ -262,7 +312,7 @@ def _bundled(lesson: Lesson, made: Made, trained: Trained | None, out_dir: Path)
     lesson.clock.stage("bundle")
     return TrainedBundle(
         bundle, folder, times_ms.size, lesson.positives, int(lesson.held.sum()), made.metrics, lesson.clock.seconds,
-        report_path,
+        report_path, search,
     )  # fmt: skip
 
 

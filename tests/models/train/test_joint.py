@@ -18,9 +18,19 @@ from models.moe.settings import MoESettings
 from models.train import checkpoint
 from models.train.dataset import Sampling
 from models.train.events import EventData
-from models.train.joint import CHECKPOINT, fit, together_alike
+from models.train.joint import CHECKPOINT, fit
 from models.train.settings import TrainSettings
-from models.train.task_data import Batch, Repeated, Validation, examples_of, on_device, rows_of
+from models.train.step import together_alike
+from models.train.task_data import (
+    WHOLE,
+    Batch,
+    Repeated,
+    Share,
+    Validation,
+    examples_of,
+    on_device,
+    rows_of,
+)
 
 SIZES = MoESettings(
     width=16, heads=2, experts=8, expert_width=8, shared_width=8, bins=8, waves=2, members=2, head_width=16
@@ -77,10 +87,13 @@ class Texts:
     def branch(self, experts: Sequence[int] | None) -> Branch:
         return Branch(Words, partial(Classes, 3), experts)
 
+    def attach(self, encoder: nn.Module) -> None:
+        pass
+
     def start(self, encoder: nn.Module, head: nn.Module) -> None:
         nn.init.zeros_(head.bias)
 
-    def steps(self, epoch: int, first: int) -> Iterator[Sequence[Batch]]:
+    def steps(self, epoch: int, first: int, share: Share = WHOLE) -> Iterator[Sequence[Batch]]:
         self.asked.append((epoch, first))
         for step in range(first, self.made):
             inputs, classes = self._draw(np.random.default_rng([self.seed, epoch, step]), 24)
