@@ -2,8 +2,8 @@
 
 Parts of a bundle: `support.json` (names, calibration, bounds), and where the task has them `moe.onnx` with
 `pieces.json` (intents and priorities), and `articles.json` (the knowledge base that decisions name articles of). Where
-a sentence encoder was brought: the encoder (`models.sentences.card`), whose vectors the network reads, too, and
-`passages.npz`, what it says of the articles.
+a sentence encoder was brought: the encoder (`models.sentences.card`), whose vectors the network reads, too,
+`linear.npz`, readers beside the network (`models.text.linear`), and `passages.npz`, what it says of the articles.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from models.sentences.card import EncoderError, EncoderParts
 from models.sentences.encoder import SentenceEncoder
 from models.text.articles import Article, ArticleIndex, decode_articles, encode_articles
 from models.text.inputs import make_inputs
+from models.text.linear import LinearReaders
 from models.text.passages import Passages
 from models.text.pieces import Pieces
 from models.text.runtime import OnnxText
@@ -30,7 +31,7 @@ from models.text.words import normalised
 Float32s = NDArray[np.float32]
 Float64s = NDArray[np.float64]
 SUPPORT, PIECES, MOE, ARTICLES = "support.json", "pieces.json", "moe.onnx", "articles.json"
-PASSAGES = "passages.npz"
+PASSAGES, LINEAR = "passages.npz", "linear.npz"
 INTENTS_TOLD = 3
 AT_ONCE = 32  # messages in one run of the network
 
@@ -107,6 +108,7 @@ class SupportScorer:
                 f"the network of bundle {bundle.id} reads {expected} numbers of a sentence encoder, and its encoder "
                 f"gives {given}; train it again: pelton train APP --encoder NAME"
             )
+        self._linear = LinearReaders.from_part(bundle.part(LINEAR)) if LINEAR in bundle.parts else None
         articles = decode_articles(bundle.part(ARTICLES)) if ARTICLES in bundle.parts else []
         passages = Passages.from_part(bundle.part(PASSAGES)) if articles and self._encoder is not None else None
         self.articles = ArticleIndex(articles, passages) if articles else None
@@ -174,6 +176,8 @@ class SupportScorer:
                 cleaned[rows], self._pieces, network.pieces_max, network.buckets, network.pairs_apart, sentences
             )
             logits[rows] = network.logits(inputs, counted)
+            if self._linear is not None:
+                logits[rows, :kinds] = self._linear.logits(inputs, logits[rows, :kinds])
         return softmax(logits[:, :kinds] / temperature), softmax(logits[:, kinds:])
 
     def _reading(self, intents: Float64s, priorities: Float64s, articles: tuple[tuple[str, float], ...]) -> Reading:
@@ -209,6 +213,7 @@ def support_parts(
     network: bytes | None,
     encoder: EncoderParts | None = None,
     passages: Passages | None = None,
+    linear: LinearReaders | None = None,
 ) -> dict[str, bytes]:
     """Return the parts of a bundle, for `models.bundle.write_bundle`; with an encoder, articles need passages."""
     parts = {SUPPORT: msgspec.json.encode(settings)}
@@ -220,4 +225,6 @@ def support_parts(
         parts |= encoder.parts()
         if passages is not None:
             parts[PASSAGES] = passages.to_part()
+        if linear is not None:
+            parts[LINEAR] = linear.to_part()
     return parts

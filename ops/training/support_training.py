@@ -24,10 +24,12 @@ from models.sentences.encoder import SentenceEncoder
 from models.text.articles import Article, ArticleError, read_articles
 from models.text.calibration import fit_line, fit_temperature
 from models.text.inputs import TextInputs, make_inputs
+from models.text.linear import LinearReaders
 from models.text.passages import Passages
 from models.text.pieces import Pieces
 from models.text.runtime import OnnxText
 from models.text.scorer import SupportSettings, softmax, support_parts
+from ops.extras import BASELINE, need
 from ops.progress import Progress, Stage, silent
 from ops.training.contents import Contents
 from ops.training.encoders import brought_encoder, vectors_of
@@ -130,6 +132,7 @@ class TextLesson(Lesson):
         metrics: dict[str, float] = {}
         pieces: Pieces | None = None
         network: bytes | None = None
+        linear: LinearReaders | None = None
         if trained is not None:
             from models.export_texts import export_texts
 
@@ -137,7 +140,10 @@ class TextLesson(Lesson):
             whole = trained.network
             network = self.exported(lambda: export_texts(whole, gate, self.task.name), progress)
             pieces = self._pieces
-            read, metrics = self._calibrated(network)
+            logits = self._held_back_logits(network)
+            linear = self._linear_readers(logits, whole.tasks == (self.task.name,), metrics, progress)
+            read, judged = self._calibrated(logits)
+            metrics |= judged
             if whole.tasks == (self.task.name,):
                 network = self._of_everything(trained, folder, gate, progress)
                 told["epochs_of_everything"] = int(trained.report["best_epoch"])
@@ -152,7 +158,7 @@ class TextLesson(Lesson):
             if articles:
                 passages = self._passages(articles, progress)
         answering = (("encoder", self._encoder), ("moe", network), ("articles", articles))
-        parts = support_parts(read, articles, pieces, network, self._encoder, passages)
+        parts = support_parts(read, articles, pieces, network, self._encoder, passages, linear)
         return Made(parts, [name for name, there in answering if there], metrics, told)
 
     def _passages(self, articles: Sequence[Article], progress: Progress) -> Passages:
@@ -179,13 +185,48 @@ class TextLesson(Lesson):
         self.clock.stage("everything")
         return self.exported(lambda: export_texts(second.network, gate, self.task.name), progress)
 
-    def _calibrated(self, network: bytes) -> tuple[SupportSettings, dict[str, float]]:
-        """Choose temperature and line; return them and how good they are on the held-back messages."""
-        names, classes, priorities = self._names, self._classes[self.held], self._priorities[self.held]
+    def _held_back_logits(self, network: bytes) -> Float64s:
+        """Return what a network says of the held-back messages, as served."""
         rows, inputs, served = np.flatnonzero(self.held), self.data.inputs, OnnxText(network)
-        logits = np.concatenate(
+        return np.concatenate(
             [served.logits(inputs.rows(rows[at : at + AT_ONCE])) for at in range(0, len(rows), AT_ONCE)]
         )
+
+    def _linear_readers(
+        self, logits: Float64s, everything: bool, metrics: dict[str, float], progress: Progress
+    ) -> LinearReaders | None:
+        """Fit the readers beside a network with a sentence encoder, and add them to held-back logits; None without one.
+
+        Their shares are chosen by readers that learned what the network did; with `everything`, those that serve learn
+        what was held back, too.
+        """
+        kinds, held, inputs = len(self._names), np.flatnonzero(self.held), self.data.inputs
+        if self._encoder is None or not (self._classes[held] >= 0).any():
+            return None
+        from ops.training.linear_readers import choose_shares, fit_readers
+
+        need(BASELINE, "linear readers beside a sentence encoder are fitted with it")
+        count, table = 2 if everything else 1, self.data.sizes.buckets + 1
+        progress(Stage("linear", 0, count))
+        learned = np.flatnonzero(~self.held)
+        fitted = fit_readers(inputs.rows(learned), self._classes[learned], kinds, table)
+        seen, classes = inputs.rows(held), self._classes[held]
+        shares = choose_shares(fitted, seen, logits[:, :kinds], classes)
+        inside = classes >= 0
+        metrics["held_back.accuracy_of_the_network"] = float(
+            (logits[inside, :kinds].argmax(1) == classes[inside]).mean().round(4)
+        )
+        logits[:, :kinds] = fitted.readers(shares).logits(seen, logits[:, :kinds])
+        progress(Stage("linear", 1, count))
+        if everything:
+            fitted = fit_readers(inputs, self._classes, kinds, table)
+            progress(Stage("linear", 2, count))
+        self.clock.stage("linear")
+        return fitted.readers(shares)
+
+    def _calibrated(self, logits: Float64s) -> tuple[SupportSettings, dict[str, float]]:
+        """Choose temperature and line; return them and how good they are on the held-back messages."""
+        names, classes, priorities = self._names, self._classes[self.held], self._priorities[self.held]
         inside = classes >= 0
         if not inside.any():
             raise TrainingError("no held-back message has an intent of ours; give a longer history")

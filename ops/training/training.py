@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from models.bundle import Bundle, BundleMeta, bundle_id, sha256, write_bundle
 from models.scorer import TRAINING
 from models.sentences.card import CARD, MODEL, TOKENIZER
-from models.text.scorer import PASSAGES
+from models.text.scorer import LINEAR, PASSAGES
 from ops.progress import Progress, Stage, silent
 from ops.training.recipes import Recipe, repeated, together
 from ops.training.tuning import Choice, Value, with_common
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ops.training.searching import SearchFound
 
 BUNDLE_BYTES_MAX = 12_000_000
-BROUGHT = (CARD, MODEL, TOKENIZER, PASSAGES)  # of a sentence encoder: as large as users like them
+BROUGHT = (CARD, MODEL, TOKENIZER, PASSAGES, LINEAR)  # with a sentence encoder: as large as users like them
 NETWORK_FOLDER = "network"  # in the output folder: checkpoint, report and plots of the network
 PACKAGES = ("numpy", "numba", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "pillow", "tokenizers")
 

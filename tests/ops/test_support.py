@@ -17,7 +17,7 @@ from connectors.sqlite_log import SqliteLog
 from models.bundle import Bundle, BundleError, read_bundle
 from models.registry import Registry
 from models.sentences.card import CARD, MODEL, TOKENIZER
-from models.text.scorer import NONE_READ, PASSAGES, SupportScorer
+from models.text.scorer import LINEAR, NONE_READ, PASSAGES, SupportScorer
 from ops.inputs import open_inputs
 from ops.runner import AppRunner
 from ops.simulate.messages import MessageSettings, simulate_messages
@@ -177,7 +177,8 @@ def test_what_was_held_back_is_learned_once_it_has_chosen_epoch_and_line(desk):
         == trained.bundle.meta.provenance["epochs_of_everything"]
     )
     judged = first["validation"]["support"]["accuracy"]  # of the network that did not learn them
-    assert trained.metrics["held_back.accuracy"] == pytest.approx(judged, abs=1e-4)
+    alone = "held_back.accuracy_of_the_network" if desk.encoder else "held_back.accuracy"
+    assert trained.metrics[alone] == pytest.approx(judged, abs=1e-4)
 
 
 def test_verification_finds_nothing_wrong(desk):
@@ -238,6 +239,15 @@ def test_an_encoder_for_tasks_that_read_no_texts_is_refused(tmp_path):
         train_lessons([lesson], tmp_path)
 
 
+def test_linear_readers_stand_beside_the_network_of_an_encoder(desk):
+    bundle, network = desk.trained.bundle, "held_back.accuracy_of_the_network"
+    assert (LINEAR in bundle.parts) == (network in desk.trained.metrics) == (desk.encoder is not None)
+    if desk.encoder is not None:
+        text, rest = ["my card was stolen"], {name: data for name, data in bundle.parts.items() if name != LINEAR}
+        alone = SupportScorer(Bundle(bundle.id, bundle.meta, {}, rest)).probabilities(text)[0]
+        assert abs(SupportScorer(bundle).probabilities(text)[0] - alone).max() > 1e-3
+
+
 def test_articles_alone_need_no_labels_and_no_network(desk, tmp_path):
     (tmp_path / "kb.jsonl").write_bytes((desk.folder / "articles.jsonl").read_bytes())
     (tmp_path / "faq.py").write_text(
@@ -255,6 +265,7 @@ def test_articles_alone_need_no_labels_and_no_network(desk, tmp_path):
     assert read.articles[0][0] == "kb-card_lost_or_stolen"
     assert read.is_out_of_scope is None
     assert scorer.rung == ("encoder+articles" if desk.encoder else "articles")
+    assert LINEAR not in made.bundle.parts
     assert (PASSAGES in made.bundle.parts) == (desk.encoder is not None)
 
 
