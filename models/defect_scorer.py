@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
+
 from models.bundle import Bundle, BundleError
-from models.defects import CARD, NETWORK, DefectCard, DefectError, DefectModel, DefectScores, Pixels
+from models.defects import BATCHES, CARD, NETWORK, DefectCard, DefectError, DefectModel, DefectScores, Pixels
 from models.expert_load import load_for
+from models.rung_cost import RungCost, time_rung
 from models.runtimes import Gpu, open_session
 
 
@@ -26,6 +31,8 @@ class DefectScorer:
     """
 
     rung = "moe"
+    fallback: DefectScorer | None = None
+    cost: RungCost | None = None
 
     def __init__(self, bundle: Bundle, size: int, channels: int, gpu: Gpu = "never") -> None:
         try:
@@ -48,6 +55,13 @@ class DefectScorer:
     def with_snapshot(self, snapshot: bytes) -> DefectScorer:
         """Return the same: no learner serves defects."""
         return self
+
+    def time(self, timer_s: Callable[[], float]) -> None:
+        """Find out what an answer costs, that of the fallback, too; `timer_s` never goes back."""
+        shape = (self.card.size, self.card.size, self.card.channels)
+        self.cost = time_rung(lambda rows: self.score(np.zeros((rows, *shape), np.uint8)), timer_s, BATCHES[-1])
+        if self.fallback is not None:
+            self.fallback.time(timer_s)
 
     def score(self, pixels: Pixels) -> DefectScores:
         """Score (n, s, s, c) uint8 images."""

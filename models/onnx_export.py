@@ -86,7 +86,7 @@ class Exported:
 
 
 class _Graph(nn.Module):
-    def __init__(self, network: MoENetwork, form: Form) -> None:
+    def __init__(self, network: nn.Module, form: Form) -> None:
         super().__init__()
         self.network, self.form = network, form
 
@@ -106,6 +106,28 @@ def to_onnx(network: MoENetwork, form: Form, sample: Sequence[Tensor], notes: Ma
     Raises:
         ExportError: the torch and onnxscript at hand make another graph than expected.
     """
+    _set_exporting(network, True)
+    try:
+        model = plain_onnx(network, form, sample, {})
+    finally:
+        _set_exporting(network, False)
+    _rename(model, _names(network))
+    told = {**notes, "pelton.sizes": asdict(network.settings)}
+    if places := places_of(model, {name: array.numpy() for name, array in network.state_dict().items()}):
+        told[WEIGHTS] = places
+    onnx.helper.set_model_props(model, {name: json.dumps(note) for name, note in told.items()})
+    tell_chosen(model, network.settings.layers)
+    return model
+
+
+def plain_onnx(
+    network: nn.Module, form: Form, sample: Sequence[Tensor], notes: Mapping[str, object]
+) -> onnx.ModelProto:
+    """Make the graph of any network, without what only experts have; else as `to_onnx`.
+
+    Raises:
+        ExportError: an operator is not a standard one.
+    """
     model = _translated(network, form, sample)
     del model.graph.value_info[:]  # the placeholder shapes of the split are in there, and wrong
     del model.functions[:]
@@ -115,25 +137,19 @@ def to_onnx(network: MoENetwork, form: Form, sample: Sequence[Tensor], notes: Ma
     for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
         del value.metadata_props[:]
     del model.metadata_props[:]
-    _rename(model, _names(network))
-    told = {**notes, "pelton.sizes": asdict(network.settings)}
-    if places := places_of(model, {name: array.numpy() for name, array in network.state_dict().items()}):
-        told[WEIGHTS] = places
-    onnx.helper.set_model_props(model, {name: json.dumps(note) for name, note in told.items()})
-    tell_chosen(model, network.settings.layers)
+    onnx.helper.set_model_props(model, {name: json.dumps(note) for name, note in notes.items()})
     foreign = sorted({node.domain for node in model.graph.node} - {""})
     if foreign:
         raise ExportError(f"the graph uses operators of {', '.join(foreign)}; only standard ones run everywhere")
     return model
 
 
-def _translated(network: MoENetwork, form: Form, sample: Sequence[Tensor]) -> onnx.ModelProto:
+def _translated(network: nn.Module, form: Form, sample: Sequence[Tensor]) -> onnx.ModelProto:
     sizes = {name: torch.export.Dim(name) for axes in form.inputs.values() for name in axes}
     shapes = {each: {axis: sizes[name] for axis, name in enumerate(axes)} for each, axes in form.inputs.items()}
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level
     registration.setLevel(logging.ERROR)  # it warns that torchvision is missing, which nobody here needs
-    _set_exporting(network, True)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "# The axis name: ", UserWarning)  # inputs share one on purpose
@@ -143,7 +159,6 @@ def _translated(network: MoENetwork, form: Form, sample: Sequence[Tensor]) -> on
                 opset_version=OPSET, dynamo=True, verbose=False,
             )  # fmt: skip
     finally:
-        _set_exporting(network, False)
         registration.setLevel(level)
     if program is None:
         raise ExportError("torch gave no ONNX program; check that torch and onnxscript belong together")
@@ -202,8 +217,6 @@ def checked(network: MoENetwork, model: onnx.ModelProto, form: Form, probes: Pro
     Raises:
         ExportError: the file would be over 12 MB, or an answer differs by more than 1e-5 from torch.
     """
-    onnx.checker.check_model(model)
-    check_size(model.ByteSize())
     differences = _differences(network, model, form, probes.cases)
     for name, bend in (("ties", _tie), ("an empty expert", _empty), ("all to one expert", _crowd)):
         bent = copy.deepcopy(network)
@@ -211,6 +224,21 @@ def checked(network: MoENetwork, model: onnx.ModelProto, form: Form, probes: Pro
             bend(router)
         hard = {f"{name}, {case}": inputs for case, inputs in probes.routed.items()}
         differences |= _differences(bent, _with_routers_of(bent, network, model), form, hard)
+    return _passed(model, differences)
+
+
+def checked_plain(network: nn.Module, model: onnx.ModelProto, form: Form, probes: Probes) -> Exported:
+    """Return the file of a network without routers if it computes what torch does.
+
+    Raises:
+        ExportError: as in `checked`.
+    """
+    return _passed(model, _differences(network, model, form, probes.cases))
+
+
+def _passed(model: onnx.ModelProto, differences: dict[str, float]) -> Exported:
+    onnx.checker.check_model(model)
+    check_size(model.ByteSize())
     worst = max(differences, key=lambda name: differences[name])
     if not differences[worst] <= LARGEST_DIFFERENCE:
         raise ExportError(
@@ -221,7 +249,7 @@ def checked(network: MoENetwork, model: onnx.ModelProto, form: Form, probes: Pro
 
 
 def _differences(
-    network: MoENetwork, model: onnx.ModelProto, form: Form, cases: Mapping[str, Inputs]
+    network: nn.Module, model: onnx.ModelProto, form: Form, cases: Mapping[str, Inputs]
 ) -> dict[str, float]:
     session, _ = open_session(model.SerializeToString(), threads=1, gpu="never")
     found = {}

@@ -2,13 +2,14 @@
 
 Parts of a bundle: `specs.json` (the columns), `blend.json` (calibration), `typical.json` (the baseline of reasons),
 `moe.onnx` and `ftrl.npz` where the task has that model, `training.json` (what its training was like) for people only.
-A learner snapshot replaces `ftrl.npz`.
+A learner snapshot replaces `ftrl.npz`. A bundle that was trained with a student has `distilled.onnx` and, as its blend
+with the learner, `distilled.json`: what `Scorer.fallback` answers with, where there is no time for the MoE.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +26,13 @@ from models.ftrl import Ftrl
 from models.moe_runtime import OnnxMoE
 from models.reasons import explain, in_words
 from models.row_memo import RowMemo
+from models.rung_cost import MANY, RungCost, time_rung
 from models.runtimes import Gpu
 
 Float64s = NDArray[np.float64]
 SPECS, BLEND, TYPICAL, MOE, FTRL = "specs.json", "blend.json", "typical.json", "moe.onnx", "ftrl.npz"
 TRAINING = "training.json"
+DISTILLED, DISTILLED_BLEND = "distilled.onnx", "distilled.json"
 REASONS_TOP = 3
 # Made once, here: msgspec crashes if two threads meet a type for the first time at once.
 _SPECS_DECODER = msgspec.json.Decoder(list[FeatureSpec])
@@ -41,8 +44,8 @@ class Scores:
 
     Attributes:
         probability: (n,) the calibrated blend.
-        moe_logits, ftrl_logits: (n,) NaN where a model did not run.
-        rung: which models made the score: "moe+ftrl", "moe", "ftrl" or "rules".
+        moe_logits, ftrl_logits: (n,) NaN where a model did not run; the first are the student's where it stands in.
+        rung: which models made the score: "moe+ftrl", "moe", "distilled+ftrl", "distilled", "ftrl" or "rules".
     """
 
     probability: Float64s
@@ -61,10 +64,17 @@ class Scorer:
         buckets: batch sizes of the MoE, if not those that `OnnxMoE` chooses.
         gpu: whether a GPU computes the MoE: "never", "prefer" or "require".
 
+    Attributes:
+        fallback: the same with the student instead of the MoE, for when there is no time; None without a student.
+        cost: what an answer without reasons costs; None before `time`.
+
     Raises:
         BundleError: it was trained for other features.
         RuntimeRefusedError: a GPU is required, and none can be used.
     """
+
+    fallback: Scorer | None = None
+    cost: RungCost | None = None
 
     def __init__(
         self,
@@ -82,11 +92,23 @@ class Scorer:
         )
         self._groups = _channels(self.specs)
         self._helper: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="reasons")
-        self._moe = _open_moe(bundle, self.specs, buckets, gpu) if MOE in bundle.parts else None
+        self._network = "moe"
+        self._moe = _open_network(bundle, MOE, self.specs, buckets, gpu) if MOE in bundle.parts else None
         self._memo = RowMemo(self._moe_logits)
         self._ftrl: Ftrl | None = None
         if FTRL in bundle.parts:
             self._ftrl = Ftrl.restore(snapshot if snapshot is not None else bundle.part(FTRL))
+        if self._moe is not None and DISTILLED in bundle.parts:
+            student = _open_network(bundle, DISTILLED, self.specs, buckets, "never")  # a CPU is quick enough for it
+            blend = Blend.from_json(bundle.part(DISTILLED_BLEND))
+            self.fallback = self._copy(_network="distilled", _moe=student, blend=blend)
+
+    def _copy(self, **changed: object) -> Scorer:
+        """Return the same models but for some; what it remembers of rows is its own."""
+        other = object.__new__(Scorer)
+        other.__dict__.update(self.__dict__ | changed)
+        other._memo = RowMemo(other._moe_logits)
+        return other
 
     @property
     def provider(self) -> str:
@@ -101,7 +123,7 @@ class Scorer:
     @property
     def rung(self) -> str:
         """Which models answer."""
-        names = [name for name, model in (("moe", self._moe), ("ftrl", self._ftrl)) if model is not None]
+        names = [name for name, model in ((self._network, self._moe), ("ftrl", self._ftrl)) if model is not None]
         return "+".join(names) or "rules"
 
     def with_snapshot(self, snapshot: bytes) -> Scorer:
@@ -109,19 +131,28 @@ class Scorer:
         other = object.__new__(Scorer)
         other.__dict__.update(self.__dict__)
         other._ftrl = Ftrl.restore(snapshot)
+        if other.fallback is not None:
+            other.fallback = other.fallback.with_snapshot(snapshot)
         return other
 
     def on_one_thread(self) -> Scorer:
         """Return the same models for a caller that shares the work among threads of its own."""
-        other = object.__new__(Scorer)
-        other.__dict__.update(self.__dict__)
-        other._helper, other._memo = None, RowMemo(other._moe_logits)
-        return other
+        return self._copy(_helper=None)
+
+    def time(self, timer_s: Callable[[], float]) -> None:
+        """Find out what answers cost, those of the fallback, too; `timer_s` never goes back."""
+        made_up = np.abs(np.random.default_rng(0).normal(size=(MANY, len(self.specs))))
+        self.cost = time_rung(lambda rows: self._scored(made_up[:rows], counted=False), timer_s)
+        if self.fallback is not None:
+            self.fallback.time(timer_s)
 
     def score(self, features: Float64s) -> Scores:
         """Score (n, f) features, NaN is null."""
+        return self._scored(features, counted=True)
+
+    def _scored(self, features: Float64s, counted: bool) -> Scores:
         none = np.full(len(features), np.nan)
-        moe = self._moe.logits(features, counted=True) if self._moe is not None and len(features) else none
+        moe = self._moe.logits(features, counted) if self._moe is not None and len(features) else none
         ftrl = self._ftrl.predict(features, moe) if self._ftrl is not None else none
         return Scores(sigmoid(self._blended(moe, ftrl)), moe, ftrl, self.rung)
 
@@ -146,7 +177,7 @@ class Scorer:
         return np.concatenate([first.result(), second])
 
     def _blended(self, moe: Float64s, ftrl: Float64s) -> Float64s:
-        by_name = {"moe": moe, "ftrl": ftrl}
+        by_name = {self._network: moe, "ftrl": ftrl}
         return self.blend.logit(np.column_stack([by_name[name] for name in self.blend.names]))
 
 
@@ -195,8 +226,10 @@ def _channels(specs: tuple[FeatureSpec, ...]) -> list[list[int]]:
     return list(channels.values())
 
 
-def _open_moe(bundle: Bundle, specs: tuple[FeatureSpec, ...], buckets: Sequence[int] | None, gpu: Gpu) -> OnnxMoE:
+def _open_network(
+    bundle: Bundle, part: str, specs: tuple[FeatureSpec, ...], buckets: Sequence[int] | None, gpu: Gpu
+) -> OnnxMoE:
     with tempfile.TemporaryDirectory(prefix="pelton-") as folder:  # the runtime opens files, and the bytes are verified
-        path = Path(folder) / MOE
-        path.write_bytes(bundle.part(MOE))
+        path = Path(folder) / part
+        path.write_bytes(bundle.part(part))
         return OnnxMoE(path, specs, buckets=buckets, gpu=gpu)

@@ -21,7 +21,7 @@ from models.runtimes import Gpu
 from pipeline.app import AnyTask, App, Task
 from pipeline.decisions import Served
 from pipeline.families import levels_of
-from pipeline.kinds import scorer_of, submit
+from pipeline.kinds import submit, timed_scorer_of
 from pipeline.learning import Learned, LearnerLoop
 from pipeline.serving import ServedModels
 
@@ -133,7 +133,8 @@ class Following:
         for task in app.tasks:
             if registry is None or (task.model is None and task.learner is None):
                 continue
-            opening = partial(scorer_of, task, app.plans[task.on.name], gpu=gpu)
+            plan = app.plans[task.on.name]
+            opening = partial(timed_scorer_of, task, plan, time.perf_counter, gpu=gpu)
             self.models[task.name] = ServedModels(registry, task.name, opening)
             self._on_change(task.name, self.models[task.name].start())
             if registry.generation(task.name) == 0:  # nothing was ever promoted: that is no problem

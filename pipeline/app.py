@@ -49,6 +49,8 @@ class Task(Declared):
         entity: the field that reports count by, for example the card.
         label_wait: how long after its event a label is still joined to it.
         precedence: "high", "normal" or "low": whose turn it is where tasks of an app want the processor at once.
+        budget_ms: how old an event may be when it is decided, in milliseconds; when that is predicted to be missed, the
+            small network of the bundle decides, then rules alone. None never falls back.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Task(Declared):
     entity: str | None = None
     label_wait: str = "14d"
     precedence: str = "high"
+    budget_ms: float | None = None
     place: str = field(default_factory=caller_place)
 
     label_types: ClassVar[tuple[str, ...]] = ("bool", "int")

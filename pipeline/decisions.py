@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from models.batch_queue import BatchQueue
 from models.defect_scorer import DefectScorer
+from models.rung_cost import RungCost
 from models.scorer import Scorer, Scores
 from models.text.scorer import SupportScorer
 from models.threshold import DECISIONS, ThresholdState
@@ -34,6 +35,7 @@ FIXED_COLUMNS = tuple(_FIXED.names)
 _DECISION_NAMES = pa.array(DECISIONS)
 Answers = TypeVar("Answers")
 AnyScorer = Scorer | SupportScorer | DefectScorer
+FREE = RungCost(0.0, 1e-9)
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,26 @@ class Served:
     def ask(self, task: str, method: Callable[..., Answers], rows: Any, *more: Any) -> Answers:
         """Return `method(rows, *more)`, of this scorer: when it is the task's turn, if there is a queue."""
         return method(rows, *more) if self.queue is None else self.queue.run(task, method, rows, *more)
+
+    @property
+    def rung(self) -> str:
+        """Which models answer, in a word."""
+        return self.scorer.rung if self.scorer is not None else "rules"
+
+    @property
+    def cost(self) -> RungCost | None:
+        """What an answer costs; None where nobody timed it. Rules alone cost next to nothing."""
+        return self.scorer.cost if self.scorer is not None else FREE
+
+    def rungs(self) -> tuple[Served, ...]:
+        """Return what may decide in its place when time is short, the best first, this one before all.
+
+        The bundle stays the one that serves: its rules, and its student, are part of it.
+        """
+        if self.scorer is None:
+            return (self,)
+        student = (replace(self, scorer=self.scorer.fallback),) if self.scorer.fallback is not None else ()
+        return (self, *student, replace(self, scorer=None))
 
 
 class Decider:
@@ -143,12 +165,11 @@ def common_columns(
 ) -> list[pa.Array]:
     """Return the columns of `COMMON`; `codes` are indices into DECISIONS, and without `rule` none decided."""
     count, ids = len(featured), featured.rows.column(task.on.schema.id)
-    rung = served.scorer.rung if served.scorer is not None else "rules"
     return [
         ids if pa.types.is_string(ids.type) else ids.cast(pa.string()), _same(task.name, count),
         pa.array(featured.columns.times_ms), _DECISION_NAMES.take(pa.array(codes)), score, threshold,
         rule if rule is not None else pa.nulls(count, pa.string()), reasons, _same(served.bundle, count),
-        _same(served.snapshot, count), _same(rung, count), pa.array(featured.offsets),
+        _same(served.snapshot, count), _same(served.rung, count), pa.array(featured.offsets),
     ]  # fmt: skip
 
 

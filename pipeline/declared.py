@@ -25,6 +25,7 @@ class Declared:
     entity: str | None
     label_wait: str
     precedence: str
+    budget_ms: float | None
     place: str
 
     if TYPE_CHECKING:
@@ -38,10 +39,13 @@ class Declared:
         return DeclarationError(f"task {self.name!r}{problem}", self.place)
 
     def check_common(self) -> None:
-        """Check name, precedence and entity."""
+        """Check name, precedence, budget and entity."""
         checked_name(self.name, "task")
         if self.precedence not in PRECEDENCES:
             raise self.refused(f": its precedence is {self.precedence!r}; it is one of {', '.join(PRECEDENCES)}")
+        budget = self.budget_ms
+        if budget is not None and not (isinstance(budget, int | float) and 0 < budget < float("inf")):
+            raise self.refused(f": budget_ms is {budget!r}; give milliseconds above 0, or None to never fall back")
         if self.entity is not None and self.entity not in self.on.schema.names:
             raise self.refused(f": no field {self.entity!r} to report by; {nearest(self.entity, self.on.schema.names)}")
 

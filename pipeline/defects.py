@@ -32,6 +32,8 @@ class DefectTask(ReadByNetwork):
         entity: the field that reports count by, for example the production line.
         label_wait: how long after its image a label is still joined to it.
         precedence: "high", "normal" or "low": whose turn it is where tasks of an app want the processor at once.
+        budget_ms: how old an image may be when it is decided, in milliseconds; when that is predicted to be missed,
+            nothing looks at it and it is reviewed. None never falls back.
     """
 
     name: str
@@ -44,6 +46,7 @@ class DefectTask(ReadByNetwork):
     entity: str | None = None
     label_wait: str = "14d"
     precedence: str = "normal"
+    budget_ms: float | None = None
     place: str = field(default_factory=caller_place)
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -52,6 +53,25 @@ def submit(task: AnyTask, served: Served, rows: Any, within_s: float = 0.0) -> F
         assert isinstance(task, SupportTask)
         return queue.submit(task.name, scorer.read, rows, task.articles_top, within_s=within_s)
     return queue.submit(task.name, scorer.score, rows, within_s=within_s)
+
+
+def timed_scorer_of(
+    task: AnyTask,
+    plan: StreamPlan,
+    timer_s: Callable[[], float],
+    bundle: Bundle,
+    snapshot: bytes | None,
+    gpu: Gpu = "never",
+) -> AnyScorer:
+    """Return the models of a bundle, warmed up, and timed if the task has a budget that they must keep.
+
+    Raises:
+        BundleError: it was made for another task, or for other features.
+    """
+    scorer = scorer_of(task, plan, bundle, snapshot, gpu)
+    if task.budget_ms is not None:
+        scorer.time(timer_s)
+    return scorer
 
 
 def scorer_of(task: AnyTask, plan: StreamPlan, bundle: Bundle, snapshot: bytes | None, gpu: Gpu = "never") -> AnyScorer:

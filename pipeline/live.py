@@ -17,6 +17,7 @@ from models.portion import Portion
 from pipeline.app import App
 from pipeline.arrivals import Arrival
 from pipeline.beacon import Beacon
+from pipeline.budgets import Budgets
 from pipeline.dead_letters import dead_topic, to_rows
 from pipeline.decisions import Served
 from pipeline.engine import Engine, Featured
@@ -107,6 +108,7 @@ class Worker:
         lines = [each for each in stage.inputs if each.kind == LINES]
         self._sensitive = {each.stream.name for each in lines if each.schema.has_sensitive}
         self._tasks = [task for task in app.tasks if task.on is stage.main.stream and stage.decides]
+        self.budgets = Budgets(self._tasks, f"partition {partition}", clock_ms, timer_s)
         self._forwarder = Forwarder(stage, partition)
         self._buries = buried_by(stages_of(app, stage.partitions), stage.group)
         self.store = StateStore.of(state, self.group, partition)
@@ -171,8 +173,10 @@ class Worker:
         at_ms = self._clock_ms()
         featured = self.engine.process({name: as_of(chunk, at_ms) for name, chunk in chunks.items()})
         laps("features")
-        served = {task.name: self._served(task.name) for task in self._tasks}
-        decisions = {name: self.deciders[name].decide(featured, served[name]) for name in self.deciders}
+        served = {
+            task.name: self.budgets.pick(task.name, self._served(task.name), featured.append_ms) for task in self._tasks
+        }
+        decisions = {name: self._decide(name, featured, served[name]) for name in self.deciders}
         laps("score")
         with self._log.transaction(self.group, self.partition, self.commit) as transaction:
             for rows in decisions.values():
@@ -190,10 +194,14 @@ class Worker:
         self.commit += 1
         self.positions |= {name: end for name, (_, end) in manifest.inputs.items()}
         laps("commit")
+        self.budgets.committed(len(featured))
         append_ms = featured.append_ms if featured.append_ms is not None else np.zeros(0, np.int64)
         return Step(
             featured.rows, decisions, append_ms, self._clock_ms(), manifest, len(dead), laps.seconds, self.stage
         )
+
+    def _decide(self, task: str, featured: Featured, served: Served) -> pa.RecordBatch:
+        return self.budgets.decide(task, served, lambda: self.deciders[task].decide(featured, served))
 
     def _forward(self, transaction: Transaction, featured: Featured, at_ms: int, is_idle: bool) -> None:
         """Pass on what goes to other stages, and say how far this one is to those that get nothing."""
@@ -238,7 +246,7 @@ class Worker:
         inputs |= {name: (int(chunk.offsets[0]), next_offset(chunk)) for name, chunk in chunks.items()}
         for name in self.decided:
             self.decided[name] += len(featured)
-        rungs = {name: each.scorer.rung if each.scorer is not None else "rules" for name, each in served.items()}
+        rungs = {name: each.rung for name, each in served.items()}
         return Manifest(
             inputs, {name: each.bundle for name, each in served.items()},
             {name: each.snapshot for name, each in served.items()}, rungs,

@@ -14,7 +14,8 @@ class Manifest(msgspec.Struct, frozen=True):
 
     Attributes:
         inputs: topic -> (first offset, end offset) that this commit took.
-        bundles, snapshots, rungs: task -> what scored it; "" where rules decided alone.
+        bundles, snapshots: task -> what served it; "" where there was none.
+        rungs: task -> which models of that scored it: less than all where a budget was gone, "rules" without any.
         thresholds: task -> the threshold's state after this commit.
         ledgers: topic -> counts since the beginning; taken = applied + late + future + duplicate + invalid.
         labels: counts of the join since the beginning.

@@ -36,6 +36,8 @@ class SupportTask(ReadByNetwork):
         entity: the field that reports count by, for example the customer.
         label_wait: how long after its message a label is still joined to it.
         precedence: "high", "normal" or "low": whose turn it is where tasks of an app want the processor at once.
+        budget_ms: how old a message may be when it is decided, in milliseconds; when that is predicted to be missed,
+            it is not read but reviewed. None never falls back.
     """
 
     name: str
@@ -50,6 +52,7 @@ class SupportTask(ReadByNetwork):
     entity: str | None = None
     label_wait: str = "14d"
     precedence: str = "low"
+    budget_ms: float | None = None
     place: str = field(default_factory=caller_place)
 
     def __post_init__(self) -> None:

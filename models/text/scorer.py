@@ -8,7 +8,7 @@ a sentence encoder was brought: the encoder (`models.sentences.card`), whose vec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle, BundleError
 from models.expert_load import ExpertLoad
+from models.rung_cost import RungCost, time_rung
 from models.runtimes import Gpu
 from models.sentences.card import EncoderError, EncoderParts
 from models.sentences.encoder import SentenceEncoder
@@ -34,6 +35,7 @@ SUPPORT, PIECES, MOE, ARTICLES = "support.json", "pieces.json", "moe.onnx", "art
 PASSAGES, LINEAR = "passages.npz", "linear.npz"
 INTENTS_TOLD = 3
 AT_ONCE = 32  # messages in one run of the network
+TIMED, TIMED_MANY = ["please tell me when my money arrives, I have waited for a week"], 16
 
 
 class SupportSettings(msgspec.Struct, frozen=True):
@@ -88,11 +90,16 @@ class SupportScorer:
 
     Attributes:
         line: the probability below which a message is out of scope; None without a network.
+        fallback: the same with a small network, for when there is no time; None without one.
+        cost: what reading costs; None before `time`.
 
     Raises:
         BundleError: it is of another kind of task, or its sentence encoder cannot be run here.
         RuntimeRefusedError: a GPU is required, and none can be used.
     """
+
+    fallback: SupportScorer | None = None
+    cost: RungCost | None = None
 
     def __init__(self, bundle: Bundle, gpu: Gpu = "never") -> None:
         if SUPPORT not in bundle.parts:
@@ -134,6 +141,12 @@ class SupportScorer:
     def with_snapshot(self, snapshot: bytes) -> SupportScorer:
         """Return the same models: a support task has no learner."""
         return self
+
+    def time(self, timer_s: Callable[[], float]) -> None:
+        """Find out what reading costs, that of the fallback, too; `timer_s` never goes back."""
+        self.cost = time_rung(lambda rows: self.read(TIMED * rows, 3), timer_s, TIMED_MANY)
+        if self.fallback is not None:
+            self.fallback.time(timer_s)
 
     def read(self, texts: Sequence[str | None], articles_top: int) -> list[Reading]:
         """Read messages; null and texts without a word tell nothing."""

@@ -1,5 +1,6 @@
 """Training on event features: sampled epochs, a loss that undoes the sampling, a validation that lies later in time."""
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -30,11 +31,15 @@ class EventData:
         sampling: which of them train and which validate.
         weight: of the loss beside other tasks'.
 
+    Attributes:
+        taught: (events,) logits of a teacher, for a student; None for anybody else.
+
     Raises:
         ValueError: unusable arrays, see `models.train.dataset.prepare`.
     """
 
     figure = "average_precision"
+    taught: NDArray[np.float64] | None = None
 
     def __init__(
         self,
@@ -114,7 +119,17 @@ class EventData:
             end = min(begin + self.per_step, len(rows))
             whole = [rows[at : min(at + self.sampling.batch, end)] for at in range(begin, end, self.sampling.batch)]
             parts = [share.of(part) for part in whole]
-            yield [Batch(self.data.features[part], self.data.labels[part], len(part)) for part in parts]
+            yield [self._batch(part) for part in parts]
+
+    def _batch(self, rows: NDArray[np.int64]) -> Batch:
+        taught = None if self.taught is None else self.taught[rows].astype(np.float32)
+        return Batch(self.data.features[rows], self.data.labels[rows], len(rows), taught)
+
+    def with_teacher(self, logits: NDArray[np.float64]) -> "EventData":
+        """Return the same data, with a teacher's (events,) logits beside each event."""
+        other = copy.copy(self)
+        other.taught = logits
+        return other
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Return the log loss of (n, m) members, each by itself."""

@@ -61,11 +61,13 @@ class Batch:
         inputs: what the encoder takes: an array of numpy or torch, or a tuple, list or dict of them.
         targets: what the loss takes, alike.
         examples: how many there are; of a share of a batch, how many are in it.
+        taught: what a teacher says of them, where one was asked.
     """
 
     inputs: Any
     targets: Any
     examples: int
+    taught: Any = None
 
 
 @dataclass(frozen=True)

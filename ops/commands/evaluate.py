@@ -52,6 +52,7 @@ def evaluate(
     seed: Annotated[int, Option(help="Of everything random.")] = 0,
     quick: Annotated[bool, Option("--quick", help="A small network, to try it out.")] = False,
     encoder: Encoder = None,
+    distill: Annotated[bool, Option("--distill", help="Let a small network learn from the one, judge both.")] = False,
     masks: Annotated[
         Path | None,
         Option(
@@ -79,7 +80,7 @@ def evaluate(
         read_time(train_start), read_time(train_end), read_time(test_start), read_time(test_end), exclude_compromised,
         read_time(compromised_since),
     )  # fmt: skip
-    training = TrainingSettings(epochs=epochs, seed=seed, quick=quick, encoder=encoder)
+    training = TrainingSettings(epochs=epochs, seed=seed, quick=quick, encoder=encoder, distill=distill)
     _evaluate(
         app, data, task, bundle, days, EvaluationSettings(baseline, True, training, seed, masks), out, data_folder
     )

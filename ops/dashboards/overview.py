@@ -108,6 +108,9 @@ def _decisions() -> list[Builder[models.Panel]]:
     return [
         lines("Decisions", "A second, by outcome.", [(_per_s("pelton_decisions_total", "decision"), "{{decision}}")],
               "ops", stacked=True),
+        lines("Rungs", "Share of events that each set of models decided; less than all of them where time was short.",
+              [(f"{_per_s('pelton_rung_decisions_total', 'task, rung')} / on (task) group_left "
+                f"{_per_s('pelton_rung_decisions_total', 'task')}", "{{task}} {{rung}}")], "percentunit", stacked=True),
         lines("Alert rate", "Share of events that were not allowed.",
               [(f"{alerts} / {_per_s('pelton_decisions_total', 'task')}", "{{task}}")], "percentunit"),
         lines("Threshold", "Of the newest event; it follows the declared alert rate.",

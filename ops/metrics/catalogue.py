@@ -26,6 +26,10 @@ class Catalogue:
         )  # fmt: skip
         self.dead = Counter("pelton_dead_letters_total", "Records set aside as dead letters.", PLACE)
         self.decisions = Counter("pelton_decisions_total", "Events decided, by decision.", ("app", "task", "decision"))
+        self.rungs = Counter(
+            "pelton_rung_decisions_total", "Events decided, by which models were in time for it.",
+            ("app", "task", "rung"),
+        )  # fmt: skip
         self.threshold = Gauge("pelton_decision_threshold", "The threshold of the newest event.", (*PLACE, "task"))
         self.latency = Histogram(
             "pelton_decision_latency_seconds", "From append to committed decision, per event.", PLACE[:2], LATENCY_S

@@ -156,6 +156,7 @@ class Metrics(Collector):
             for task, decisions in by_task.items():
                 for decision, times in decisions.items():
                     counted.decisions.add((self._app, task, decision), times)
+                counted.rungs.add((self._app, task, manifest.rungs.get(task, "rules")), step.decisions[task].num_rows)
                 threshold = step.decisions[task].column("threshold")[-1].as_py()
                 if threshold is not None:
                     counted.threshold.set((*place, task), threshold)
@@ -198,8 +199,7 @@ class Metrics(Collector):
 
     def serving(self, task: str, served: Served) -> None:
         """Say which models decide a task from now on."""
-        rung = served.scorer.rung if served.scorer is not None else "rules"
-        now = (served.bundle, served.snapshot, rung)
+        now = (served.bundle, served.snapshot, served.rung)
         with self._lock:
             self._served[task] = served
             if self._serving.get(task) == now:

@@ -43,6 +43,7 @@ CARDS = 100  # looked at per day in the card precision
 ROWS_AT_ONCE = 512
 BASELINE = "gradient boosting"
 ONLINE = ", learning on"
+DISTILLED = ", distilled"  # what the student answers where there is no time for the network
 _IN_WORDS = {"moe": "network", "ftrl": "learner"}
 
 
@@ -231,6 +232,7 @@ def _scores(
             if name in logits:
                 logits[name][chunk] = values
         progress(Stage("scores", min(chunk.stop, rows.size), rows.size))
+    student = _by_student(scorer, data.features, rows, progress)
     found = {"blend": scorer.blend.probability(np.column_stack(list(logits.values())))}
     alone = {_IN_WORDS[name]: sigmoid(values) for name, values in logits.items()}
     if online:
@@ -241,11 +243,24 @@ def _scores(
         found[f"blend{ONLINE}"] = scorer.blend.probability(with_it)
         alone[f"learner{ONLINE}"] = sigmoid(learned)
     spread = {}
-    for name, values in (found | alone).items():
+    for name, values in (found | alone | student).items():
         spread[name] = np.full(len(data), np.nan)
         spread[name][rows] = values
         spread[name][~in_range] = np.nan
     return spread, scorer.load
+
+
+def _by_student(scorer: Scorer, features: Float64s, rows: NDArray[np.int64], progress: Progress) -> dict[str, Float64s]:
+    """Return the (rows,) probabilities of the blend with the student and of the student alone; none without one."""
+    if scorer.fallback is None:
+        return {}
+    blended, alone = np.full(rows.size, np.nan), np.full(rows.size, np.nan)
+    for first in range(0, rows.size, 16 * ROWS_AT_ONCE):
+        chunk = slice(first, first + 16 * ROWS_AT_ONCE)
+        scored = scorer.fallback.score(features[rows[chunk]])
+        blended[chunk], alone[chunk] = scored.probability, sigmoid(scored.moe_logits)
+        progress(Stage("student's scores", min(chunk.stop, rows.size), rows.size))
+    return {f"blend{DISTILLED}": blended, "student": alone}
 
 
 def _mask(rows: NDArray[np.int64], count: int) -> NDArray[np.bool_]:

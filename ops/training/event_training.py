@@ -21,8 +21,9 @@ from models.ftrl import Ftrl, FtrlSettings
 from models.metrics import average_precision, calibration_error, log_loss, roc_auc
 from models.moe.settings import MoESettings
 from models.reasons import typical_row
-from models.scorer import MOE, bundle_parts
+from models.scorer import DISTILLED, DISTILLED_BLEND, MOE, bundle_parts
 from ops.progress import Progress, Stage, silent
+from ops.training.distilling import NetworkFigures, compared, distil_events
 from ops.training.history import as_known, only_between
 from ops.training.recipes import Recipe
 from ops.training.training import (
@@ -56,6 +57,7 @@ EPOCH_ROWS_MIN = 30_000  # where positives are few, an epoch takes more negative
 STEPS_MIN = 60  # of an epoch; where events are few, batches are smaller
 BATCH_MIN, BATCH_MAX = 64, 512
 GATE_ROWS = 5_000  # rows of history that the parity gate draws from
+_STUDENTS = {"distilled": "distilled", "blend": "distilled_blend"}  # figures of what the student does, beside the rest
 
 
 class EventLesson(Lesson):
@@ -80,7 +82,7 @@ class EventLesson(Lesson):
                     "so give a longer history"
                 )
         if task.model is not None:
-            self.data = _event_data(known, settings)
+            self.data = self._events = _event_data(known, settings)
             epochs = settings.epochs_of(EPOCHS, EPOCHS_QUICK)
             self.recipe = Recipe(epochs, SIZES_QUICK if settings.quick else SIZES, PATIENCE)
 
@@ -100,7 +102,7 @@ class EventLesson(Lesson):
         """Blend network and learner; the network's file stays in `folder`, too."""
         known, held = self._known, self.held
         logits = np.full((len(known), 2), np.nan)
-        onnx, learner, learner_saw = None, None, "none"
+        onnx, learner, learner_saw, student = None, None, "none", None
         if trained is not None:
             from models.export import export
 
@@ -109,6 +111,9 @@ class EventLesson(Lesson):
             onnx = self.exported(lambda: export(network, path, gate, task=self.task.name), progress)
             logits[:, 0] = _served_logits(path, known, progress)
             self.clock.stage("scores")
+            if self.settings.distill:
+                student = distil_events(self._events, logits[:, 0], gate, self.settings, progress)
+                self.clock.stage("student")
         if self._learns:
             learner, logits, learner_saw = _train_learner(known, held, logits, progress)
             self.clock.stage("learner")
@@ -117,10 +122,39 @@ class EventLesson(Lesson):
         blend = Blend.fit(names, judged, known.labels[held])
         typical = typical_row(known.features[:: -(-len(known) // TYPICAL_ROWS)], known.specs)
         parts = bundle_parts(known.specs, blend, typical, onnx, learner.snapshot() if learner is not None else None)
-        return Made(parts, names, _metrics(blend, judged, known.labels[held]), {
+        metrics = _metrics(blend, judged, known.labels[held])
+        networks: list[NetworkFigures] = []
+        if student is not None and onnx is not None:
+            teacher = logits[:, 0] if learner_saw == "all" else np.full(len(known), np.nan)
+            both = self._calibrated(student, teacher, folder / DISTILLED)
+            parts |= {DISTILLED: student, DISTILLED_BLEND: both[0].to_json()}
+            metrics |= both[1]
+            networks = compared({"moe": onnx, "distilled": student}, metrics)
+        return Made(parts, names, metrics, {
             "labels_known_until_ms": int(known.known_ms.max()), "data_sha256": data_sha256(known),
             "learner_saw_logits": learner_saw,
-        })  # fmt: skip
+        }, networks)  # fmt: skip
+
+    def _calibrated(self, student: bytes, teacher: Float64s, path: Path) -> tuple[Blend, dict[str, float]]:
+        """Fit the blend of student and learner to what is held back, as if the student had answered there.
+
+        `teacher`: (events,) the logits that the learner saw of what was learned.
+        """
+        known, held = self._known, self.held
+        path.write_bytes(student)
+        seen = teacher.copy()
+        seen[held] = _served_logits(path, known.where(held), silent)
+        names, columns = ["distilled"], [seen[held]]
+        if self._learns:
+            names.append("ftrl")
+            columns.append(_lived_through(known, seen, FtrlSettings())[1][held])
+        logits = np.column_stack(columns)
+        blend = Blend.fit(tuple(names), logits, known.labels[held])
+        told = _metrics(blend, logits, known.labels[held])
+        changed = {f"held_back.{was}.": f"held_back.{now}." for was, now in _STUDENTS.items()}
+        renamed = {now + name.removeprefix(was): value for was, now in changed.items()
+                   for name, value in told.items() if name.startswith(was)}  # fmt: skip
+        return blend, renamed
 
 
 def train_on(
@@ -181,16 +215,13 @@ def _train_learner(
     from seeing them than it loses, so it is tried both ways, with them and with null instead, and its predictions of
     the held-back part, each made before its label was learned, decide.
     """
-    in_order = np.argsort(known.known_ms, kind="stable")
     unseen = np.where(held, logits[:, 0], np.nan)
     tries = {"all": logits[:, 0], "held back": unseen} if np.isfinite(logits[:, 0]).any() else {"none": unseen}
     losses: dict[str, float] = {}
     best: tuple[str, Ftrl, Float64s] | None = None
     for done, (name, moe_logits) in enumerate(tries.items()):
         progress(Stage("learner", done, len(tries)))
-        learner = Ftrl.fitted(known.specs, known.features, moe_logits, FtrlSettings(moe=name != "none"))
-        predicted = np.empty(len(known))
-        predicted[in_order] = learner.learn(known.features[in_order], known.labels[in_order], moe_logits[in_order])
+        learner, predicted = _lived_through(known, moe_logits, FtrlSettings(moe=name != "none"))
         losses[name] = log_loss(sigmoid(predicted[held]), known.labels[held])
         if best is None or losses[name] < losses[best[0]]:
             best = (name, learner, predicted)
@@ -198,6 +229,14 @@ def _train_learner(
     told = ", ".join(f"{name} {loss:.5f}" for name, loss in losses.items())
     progress(Stage("learner", len(tries), len(tries), f"{best[1].learned:,} labels, log loss by logits seen: {told}"))
     return best[1], np.column_stack([logits[:, 0], best[2]]), best[0]
+
+
+def _lived_through(known: Dataset, logits: Float64s, settings: FtrlSettings) -> tuple[Ftrl, Float64s]:
+    """Let a learner live through history with (events,) logits of a network; return its own of before each label."""
+    in_order = np.argsort(known.known_ms, kind="stable")
+    learner, predicted = Ftrl.fitted(known.specs, known.features, logits, settings), np.empty(len(known))
+    predicted[in_order] = learner.learn(known.features[in_order], known.labels[in_order], logits[in_order])
+    return learner, predicted
 
 
 def _metrics(blend: Blend, logits: Float64s, labels: Float64s) -> dict[str, float]:

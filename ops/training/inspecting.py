@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from models.sentences.card import EncoderCard, EncoderParts
 from models.training_memory import TrainingMemory, read_memory
 from ops.progress import Progress, Stage, silent
 from ops.settings import Settings
+from ops.training.distilling import NetworkFigures, networks_of
 from ops.training.history import read_history
 from pipeline.app import App, Task
 
@@ -45,6 +46,7 @@ class Inspection:
         encoder: the sentence encoder that was brought; None if the bundle reads without one.
         seen: what the network did with data; None without any.
         events: of the data, of which some were looked at.
+        networks: how large, good and fast the networks of the bundle are here, where there are several.
     """
 
     bundle: Bundle
@@ -55,6 +57,7 @@ class Inspection:
     encoder: EncoderCard | None = None
     seen: Seen | None = None
     events: int = 0
+    networks: Sequence[NetworkFigures] = ()
 
     def loads(self) -> tuple[dict[str, NDArray[np.int64]], str] | None:
         """Return each task's (layers, e) visits and where they were seen: the data, else the training's best epoch."""
@@ -82,7 +85,7 @@ class Inspection:
             "parts": {each.name: {"parameters": each.numbers, "active": each.active, "bytes": each.size_bytes}
                       for each in self.parts},
             "tokens": [{"name": name, "features": features} for name, features in self.tokens],
-            "training": self.memory, "sentence_encoder": self.encoder,
+            "training": self.memory, "sentence_encoder": self.encoder, "networks": self.networks,
         }  # fmt: skip
         if (load := self.load()) is not None:
             found["experts"] = {"of": load[1], "layers": [
@@ -129,7 +132,8 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
     memory = read_memory(bundle.part(TRAINING)) if TRAINING in bundle.parts else None
     brought = EncoderParts.of(bundle)
     encoder = brought.card if brought is not None else None
-    return Inspection(bundle, network, network.parts(), network.tokens(), memory, encoder)
+    networks = networks_of(bundle)
+    return Inspection(bundle, network, network.parts(), network.tokens(), memory, encoder, networks=networks)
 
 
 def with_data(

@@ -25,6 +25,7 @@ from models.scorer import TRAINING
 from models.sentences.card import CARD, MODEL, TOKENIZER
 from models.text.scorer import LINEAR, PASSAGES
 from ops.progress import Progress, Stage, silent
+from ops.training.distilling import NETWORKS, NetworkFigures, report_networks
 from ops.training.recipes import Recipe, repeated, together
 from ops.training.tuning import Choice, Value, with_common
 from pipeline.app import AnyTask, Task
@@ -65,6 +66,7 @@ class TrainingSettings:
         threads: of the CPU, for the network, in each process.
         trials: of a search for better settings before the training, see `ops.training.searching`; 0 is no search.
         processes: that share the network's steps; this one leads them, see `ops.training.launching`.
+        distill: whether a small network learns from each large one, to answer where there is no time for that.
         command: how the training was started, for the provenance.
         created_ms: when, milliseconds since the epoch, for the provenance.
     """
@@ -81,6 +83,7 @@ class TrainingSettings:
     threads: int = 1
     trials: int = 0
     processes: Processes | None = None
+    distill: bool = False
     command: str = ""
     created_ms: int = 0
 
@@ -114,6 +117,7 @@ class TrainedBundle:
         seconds: by stage.
         report_path: of the network's training report, None without a network.
         search: which settings were searched for, None without a search.
+        networks: how large, good and fast the networks of the bundle are, where there are several.
     """
 
     bundle: Bundle
@@ -125,6 +129,7 @@ class TrainedBundle:
     seconds: dict[str, float] = field(default_factory=dict)
     report_path: Path | None = None
     search: SearchFound | None = None
+    networks: Sequence[NetworkFigures] = ()
 
 
 @dataclass(frozen=True)
@@ -136,12 +141,14 @@ class Made:
         models: in the bundle, for its name.
         metrics: see `TrainedBundle`.
         provenance: beside what is told of every training.
+        networks: of the bundle, where there are several.
     """
 
     parts: dict[str, bytes]
     models: Sequence[str]
     metrics: dict[str, float]
     provenance: dict[str, str | int | float | None] = field(default_factory=dict)
+    networks: Sequence[NetworkFigures] = ()
 
 
 class Lesson(ABC):
@@ -298,6 +305,7 @@ def _bundled(
         told |= search.provenance()
     if trained is not None:
         report_path = trained.out_dir / "training_report.json"
+        report_networks(report_path, task.name, made.networks)
         parts[TRAINING] = remembered(report_path, task.name)
         told["network_tasks"] = ", ".join(trained.network.tasks)
         told["processes"] = trained.report["processes"]
@@ -312,7 +320,7 @@ def _bundled(
     lesson.clock.stage("bundle")
     return TrainedBundle(
         bundle, folder, times_ms.size, lesson.positives, int(lesson.held.sum()), made.metrics, lesson.clock.seconds,
-        report_path, search,
+        report_path, search, made.networks,
     )  # fmt: skip
 
 
@@ -330,7 +338,7 @@ def remembered(report_path: Path, task: str) -> bytes:
     report = msgspec.json.decode(report_path.read_bytes())
     its = report.pop("tasks")
     told: dict[str, Any] = {name: value for name, value in its[task].items() if name != "columns"}
-    told |= {name: value for name, value in report.items() if name != "seconds"}
+    told |= {name: value for name, value in report.items() if name not in ("seconds", NETWORKS)}  # times never equal
     best = report["epochs"][report["best_epoch"] - 1]["tasks"][task]
     told |= {"tasks": list(its), "loads": best["loads"], "validation": best["validation"]}
     return msgspec.json.encode(told)

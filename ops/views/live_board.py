@@ -108,7 +108,8 @@ def _text(picture: Picture, width: int, lines: int) -> Table:
 
 def _bundle(picture: Picture) -> str:
     serves = picture.changes[-1].bundle if picture.changes else ""
-    return f"bundle {serves[:6]}" if serves else "no bundle serves yet"
+    by = f", {words.rungs(picture)}" if len(picture.rungs) > 1 else ""
+    return f"bundle {serves[:6]}{by}" if serves else "no bundle serves yet"
 
 
 def _examples(picture: Picture, count: int) -> list[Text]:

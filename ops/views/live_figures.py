@@ -75,6 +75,7 @@ class Picture:
         decisions: decision -> count, in this run.
         alert_rate: of the newest events; `alert_target` is what the threshold holds, NaN if it is fixed.
         threshold: of the newest event.
+        rung: which models decided last; `rungs` how many events each set of them did, in this run.
         changes: which models began to serve when, oldest first.
         served_auc, learner_auc: prequential, as labels came; NaN while unknown. The curves hold earlier values.
         snapshots, refused: of the learner: how many it published, why the last was not.
@@ -100,6 +101,7 @@ class Picture:
     alert_target: float = float("nan")
     threshold: float = float("nan")
     rung: str = "rules"
+    rungs: Mapping[str, int] = field(default_factory=dict)
     changes: tuple[Change, ...] = ()
     served_auc: float = float("nan")
     learner_auc: float = float("nan")
@@ -145,6 +147,7 @@ class LiveFigures:
         self._now = Picture(app.name, self._task.name, alert_target=target)
         self._counts = dict.fromkeys(("allow", "review", "block"), 0)
         self._seconds: dict[str, float] = {}
+        self._rungs: dict[str, int] = {}
         self._curve_at = -1
 
     def add(self, step: Step, at_s: float) -> None:
@@ -178,6 +181,7 @@ class LiveFigures:
 
     def _take_decisions(self, step: Step, rows: pa.RecordBatch, at_s: float) -> None:
         count = rows.num_rows
+        self._rungs[self._now.rung] = self._rungs.get(self._now.rung, 0) + count
         latency_ms = np.clip(step.committed_ms - step.append_ms, 0, LATENCY_MS_MAX)
         within = np.bincount(latency_ms)
         self._latency[: within.size] += within
@@ -247,7 +251,8 @@ class LiveFigures:
             return replace(
                 now, elapsed_s=elapsed_s, rates=self._rates_until(int(elapsed_s)), problems=problems,
                 latency_ms=_of_counts(self._latency), recent_ms=_of_values(self._recent[:newest]),
-                decisions=dict(self._counts), latest=tuple(self._latest), seconds=dict(self._seconds),
+                decisions=dict(self._counts), rungs=dict(self._rungs), latest=tuple(self._latest),
+                seconds=dict(self._seconds),
                 alert_rate=float(self._alerts[:newest].mean()) if newest else float("nan"),
                 told=self._reader.told() if self._reader is not None else None,
             )  # fmt: skip

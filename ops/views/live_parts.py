@@ -69,7 +69,7 @@ def serving(picture: Picture) -> Text:
     text = Text(words.versions(picture))
     if picture.changes and picture.elapsed_s - picture.changes[-1].at_s < 3 and len(picture.changes) > 1:
         text.append("  new", "bold green")
-    return text.append(f"  {picture.rung}", "dim")
+    return text.append(f"  {words.rungs(picture)}", "dim")
 
 
 def auc(picture: Picture, width: int) -> Text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 FRAME_S = 0.2
+_QUIET = logging.NullHandler()
 PLAIN_FRAMES = 10  # frames between two plain lines, for each task
 
 
@@ -47,6 +49,7 @@ class Show(AbstractContextManager["Show"]):
     def __enter__(self) -> Show:
         """Begin to show."""
         if self._live is not None:
+            logging.getLogger("pelton").addHandler(_QUIET)  # a line in the middle of the view would tear it
             self._live.start()
         self._thread.start()
         return self
@@ -57,6 +60,7 @@ class Show(AbstractContextManager["Show"]):
         self._thread.join()
         if self._live is not None:
             self._live.stop()
+            logging.getLogger("pelton").removeHandler(_QUIET)
 
     def _run(self) -> None:
         frame, told = 0, list[str | None]()

@@ -109,6 +109,17 @@ def versions(picture: Picture) -> str:
     return f"bundle {last.bundle[:6]}{snapshot}" + (f", changed {times} time{'s' * (times != 1)}" if times else "")
 
 
+def rungs(picture: Picture) -> str:
+    """Say which models decide now, and if several did in this run, which share each: moe+ftrl (93 %, rules 7 %)."""
+    total = sum(picture.rungs.values())
+    if len(picture.rungs) < 2:
+        return picture.rung
+    others = sorted((each for each in picture.rungs if each != picture.rung), key=lambda each: -picture.rungs[each])
+    shares = [f"{each} {percent(picture.rungs[each] / total)}" for each in others]
+    own = percent(picture.rungs.get(picture.rung, 0) / total)
+    return f"{picture.rung} ({', '.join([own, *shares])})"
+
+
 def rate(picture: Picture, seconds: int = 3) -> float:
     """Return events a second over the last seconds."""
     newest = picture.rates[-seconds:]
@@ -126,6 +137,8 @@ def line(picture: Picture) -> str:
         clock(picture.elapsed_s), event_time(picture.event_ms), f"{rate(picture):,.0f} events/s",
         latency(picture.recent_ms), f"alerts {percent(picture.alert_rate)} from {number(picture.threshold, 2)}",
     ]  # fmt: skip
+    if len(picture.rungs) > 1:
+        parts.append(f"by {rungs(picture)}")
     if math.isfinite(picture.served_auc):
         parts.append(f"AUC {number(picture.served_auc)} served, {number(picture.learner_auc)} learner")
     if picture.changes and picture.changes[-1].snapshot:

@@ -13,6 +13,7 @@ from models.expert_load import dead, entropy, overflow
 from models.inspection import Part, Seen
 from models.training_memory import TrainingMemory
 from ops.terminal import facts, note, say, table
+from ops.training.distilling import network_rows
 
 if TYPE_CHECKING:
     from ops.training.inspecting import Inspection
@@ -183,6 +184,9 @@ def show(found: Inspection) -> None:
     table(*size_table(found.parts))
     say()
     table(*file_table(found.bundle.parts))
+    if found.networks:
+        say("\nnetworks: figures of what was held back in training, times of one thread here")
+        table(*network_rows(found.networks))
     loads, load = found.loads(), found.load()
     if loads is not None and load is not None:
         say(f"\nload of the experts, {load[1]}")
