@@ -93,13 +93,6 @@ class ImageData:
         self.choices, self.sizes, self.weight = choices, sizes, choices.weight
         self.steps_per_epoch = len(self.learned) // choices.batch
 
-    def whole(self) -> ImageData:
-        """Return the same images, with what is held back among those to learn; it still validates, too."""
-        everything = copy.copy(self)
-        everything.learned = np.arange(len(self.classes))
-        everything.steps_per_epoch = len(self.classes) // self.choices.batch
-        return everything
-
     def changed(self, choices: Mapping[str, Any]) -> ImageData:
         """Return the same images with some choices changed."""
         other = copy.copy(self)
@@ -125,7 +118,7 @@ class ImageData:
     def identity(self) -> dict[str, Any]:
         """Tell data, classes and choices."""
         digest = hashlib.sha256(np.ascontiguousarray(self.pixels).data)
-        for array in (self.classes, self.learned, self.held):
+        for array in (self.classes, self.held):
             digest.update(np.ascontiguousarray(array).data)
         return {
             "data_sha256": digest.hexdigest(), "classes": self.count, "choices": asdict(self.choices),

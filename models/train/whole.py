@@ -1,10 +1,9 @@
 """Learning everything: once the epochs are chosen by what is held back, a second network learns that, too.
 
 What is held back is a seventh of all, and the newest. The second network is trained as the first was, from the start,
-at the same rates and up to the same epoch, or to the last one where too little is held back to tell epochs apart.
-Nothing is left then to judge it by, so temperature and thresholds are those of the first: it is as sure as that one,
-for it is the same but for a few more examples. Fewer epochs with a rate that falls to 0 over them would not do: such a
-network is less sure.
+at the same rates and up to the same epoch. Nothing is left then to judge it by, so temperature and thresholds are those
+of the first: it is as sure as that one, for it is the same but for a few more examples. Fewer epochs with a rate that
+falls to 0 over them would not do: such a network is less sure.
 
 Source: Goodfellow, Bengio, Courville 2016, "Deep Learning", algorithm 7.2.
 """
@@ -25,7 +24,6 @@ def fit_whole(
     out_dir: Path,
     progress: Callable[[Progress], None] | None = None,
     *,
-    to_the_last: bool = False,
     resume: bool = False,
     processes: Processes | None = None,
 ) -> Trained:
@@ -36,7 +34,6 @@ def fit_whole(
         tasks: of `first`, with nothing left out.
         out_dir: of this training, another than that of the first.
         progress: as of `models.train.joint.fit`.
-        to_the_last: train all epochs that were planned, whichever was the best of the first network.
         resume: go on from the checkpoint in `out_dir`, if there is one.
         processes: that share each step, as of `models.train.joint.fit`.
 
@@ -45,8 +42,7 @@ def fit_whole(
     """
     report = first.report
     training = report["training"]
-    last = training["epochs"] if to_the_last else report["best_epoch"]
-    end = {"last_epoch": last, "patience": training["epochs"]}
+    end = {"last_epoch": report["best_epoch"], "patience": training["epochs"]}
     settings = TrainSettings(**(training | end))
     allowed = {task: report["tasks"][task]["experts"] for task in tasks}
     resume = resume and (out_dir / CHECKPOINT).exists()

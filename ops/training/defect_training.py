@@ -14,7 +14,7 @@ from models.defect_scorer import defect_parts
 from models.defects import DefectCard, DefectModel, DefectScores, read_scores
 from models.metrics import at_threshold, macro_f1, roc_auc
 from models.moe.settings import MoESettings
-from ops.progress import Progress, Stage
+from ops.progress import Progress
 from ops.training.contents import Contents
 from ops.training.recipes import Recipe
 from ops.training.training import Lesson, Made, TrainingError, TrainingSettings, newest
@@ -23,7 +23,6 @@ from pipeline.defects import DefectTask
 
 if TYPE_CHECKING:
     from models.train.images import ImageData
-    from models.train.joint import Progress as NetworkProgress
     from models.train.joint import Trained
 
 CLASS_IMAGES_MIN = 5  # of a class, to learn it
@@ -100,30 +99,7 @@ class ImageLesson(Lesson):
             raise TrainingError(str(problem)) from None
         told = figures(read_scores(logits, evidence, card), self._classes[held], card)
         metrics = {f"held_back.{name}": value for name, value in told.items()}
-        known: dict[str, str | int | float | None] = {"recall": self._recall}
-        if card.sound is None and whole.tasks == (self.task.name,):
-            network = self._of_everything(trained, folder, gate, progress)
-            known["epochs_of_everything"] = int(trained.report["training"]["epochs"])
-        return Made(defect_parts(network, card), ("moe",), metrics, known)
-
-    def _of_everything(self, first: Trained, folder: Path, gate: NDArray[np.uint8], progress: Progress) -> bytes:
-        """Train a second network on all images, to the last epoch; return its export.
-
-        Only where there is no threshold to hold: what is held back is too little to tell epochs apart, and is learned.
-        """
-        from models.export_images import export_images
-        from models.train.whole import fit_whole
-
-        def tell(step: NetworkProgress) -> None:
-            note = f"epoch {step.epoch} of {step.epochs}, loss {step.loss:.4f}"
-            progress(Stage("everything", step.step, step.steps, note))
-
-        data, asked = {self.task.name: self.data.whole()}, self.settings
-        second = fit_whole(
-            first, data, folder / "everything", tell, to_the_last=True, resume=asked.resume, processes=asked.processes
-        )
-        self.clock.stage("everything")
-        return self.exported(lambda: export_images(second.network, gate, self.task.name), progress)
+        return Made(defect_parts(network, card), ("moe",), metrics, {"recall": self._recall})
 
 
 def figures(scores: DefectScores, classes: NDArray[np.int64], card: DefectCard) -> dict[str, float]:

@@ -93,25 +93,3 @@ def test_what_cannot_be_learned_is_told(folder):
     bad = found.where(np.array([label != "none" for label in found.labels["label"]]))
     with pytest.raises(TrainingError, match="no label is 'none', which stands for sound surfaces"):
         ImageLesson(bad, task, TrainingSettings())
-
-
-def test_without_a_sound_class_a_second_network_learns_all_images_to_the_last_epoch(folder, pelton):
-    for name in ("photos", "inspections"):  # only those with a defect
-        rows = [json.loads(line) for line in (folder / "data" / f"{name}.jsonl").read_text().splitlines()]
-        if name == "photos":
-            photos = rows
-        else:
-            kept = {row["photo_id"] for row in rows if row["defect"] != "none"}
-            rows = [row for row in rows if row["photo_id"] in kept]
-            photos = [row for row in photos if row["photo_id"] in kept]
-            (folder / "photos.jsonl").write_text("".join(json.dumps(row) + "\n" for row in photos))
-            (folder / "inspections.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    text = (folder / "steel.py").read_text()
-    (folder / "steel.py").write_text(text.replace('sound="none"', "sound=None"))
-    pelton("train steel.py --data photos.jsonl inspections.jsonl --quick --epochs 2 --out made")
-    (bundle,) = (folder / "made").glob("defect-*")
-    found = read_bundle(bundle)
-    assert found.meta.provenance["epochs_of_everything"] == 2
-    reports = [json.loads(path.read_text()) for path in sorted(folder.rglob("training_report.json"), key=str)]
-    counts = [each["tasks"]["defect"]["images"] for each in reports]
-    assert sorted(each["training"] for each in counts)[-1] == len(photos)

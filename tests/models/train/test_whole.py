@@ -64,12 +64,6 @@ def test_it_takes_as_many_epochs_as_the_best_and_keeps_the_last(first, data, tmp
     assert share_read_rightly(second, data, data.held) == pytest.approx(accuracies[-1])
 
 
-def test_it_may_take_all_epochs_that_were_planned(first, data, tmp_path):
-    chosen = replace(first, report=first.report | {"best_epoch": 2})
-    fit_whole(chosen, {"intents": data.whole()}, tmp_path, to_the_last=True)
-    assert len(report_of(tmp_path)["epochs"]) == first.report["training"]["epochs"] == 4
-
-
 def test_it_goes_on_where_it_was_interrupted(first, data, tmp_path):
     class EnoughError(Exception):
         pass
