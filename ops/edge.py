@@ -76,6 +76,11 @@ def write_edge(bundle: Bundle, folder: Path) -> Edge:
     """
     from models.edge import in_eight_bits
 
+    if CARD not in bundle.parts:
+        raise BundleError(
+            f"bundle {bundle.id} is of {bundle.meta.task!r}, which looks at no images; only the network of a task on "
+            "images is written for devices"
+        )
     card = DefectCard.from_json(bundle.part(CARD))
     was = bundle.part(NETWORK)
     small = in_eight_bits(was)

@@ -111,3 +111,11 @@ def test_a_network_that_stays_too_large_is_refused(tmp_path):
     bundle = write_bundle(tmp_path / "b", parts, BundleMeta("x", "defect", 0))
     with pytest.raises(BundleError, match="bytes in 8 bits, more than 3,000,000; train a smaller one"):
         write_edge(bundle, tmp_path / "edge")
+
+
+def test_a_bundle_of_another_kind_is_refused(tmp_path):
+    bundle = write_bundle(tmp_path / "bundle", {"support.json": b"{}"}, BundleMeta("support", "support", 0))
+    with pytest.raises(
+        BundleError, match=r"is of 'support', which looks at no images; only the network of a task on im"
+    ):
+        write_edge(bundle, tmp_path / "edge")
