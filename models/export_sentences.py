@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Mapping
 
 import msgspec
@@ -11,17 +9,21 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.onnx_export import ExportError, Form, plain_onnx
 from models.runtimes import open_session
 from models.sentences.brought import CONFIG, Brought
 from models.sentences.card import EncoderError
 from models.sentences.encoder import IDS, MASK
 from models.train.bert import Bert, BertSettings, bert_of
 
-OPSET = 20
 LARGEST_DIFFERENCE = 1e-4  # of a number of a token between torch and ONNX Runtime, both in fp32: numbers are about 1
 HIDDEN = "last_hidden_state"
+FORM = Form(
+    lambda network, ids, mask: (network(ids, mask),), {IDS: ["count", "tokens"], MASK: ["count", "tokens"]}, [HIDDEN],
+    by_size=True,
+)  # fmt: skip
 _DECODER = msgspec.json.Decoder(BertSettings)
 
 
@@ -55,42 +57,14 @@ def export_bert(network: Bert) -> bytes:
     network = network.eval()
     ids = torch.arange(2 * 5).reshape(2, 5) % network.settings.vocab_size
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
-    sizes = {0: torch.export.Dim("count"), 1: torch.export.Dim("tokens", max=network.settings.max_position_embeddings)}
-    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = registration.level
-    registration.setLevel(logging.ERROR)  # it warns that torchvision is missing, which nobody here needs
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "# The axis name: ", UserWarning)  # inputs share one on purpose
-            program = torch.onnx.export(
-                _Named(network).eval(), kwargs={IDS: ids, MASK: mask}, input_names=[IDS, MASK], output_names=[HIDDEN],
-                dynamic_shapes={IDS: sizes, MASK: sizes}, opset_version=OPSET, dynamo=True, verbose=False,
-            )  # fmt: skip
-    finally:
-        registration.setLevel(level)
-    if program is None:
-        raise EncoderError("torch gave no ONNX program; check that torch and onnxscript belong together")
-    model = program.model_proto
-    for node in model.graph.node:  # names and stack traces of this machine
-        del node.metadata_props[:]
-        node.doc_string = ""
-    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
-        del value.metadata_props[:]
-    del model.graph.value_info[:], model.functions[:], model.metadata_props[:]
+        model = plain_onnx(network, FORM, [ids, mask], {})
+    except ExportError as problem:
+        raise EncoderError(str(problem)) from None
     onnx.checker.check_model(model)
     file: bytes = model.SerializeToString()
     _check(network, file)
     return file
-
-
-class _Named(nn.Module):
-    def __init__(self, network: Bert) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        hidden: Tensor = self.network(input_ids, attention_mask)
-        return hidden
 
 
 def _check(network: Bert, file: bytes) -> None:
