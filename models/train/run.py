@@ -26,6 +26,7 @@ from torch import Tensor
 from models.moe.network import MoENetwork
 from models.train import checkpoint
 from models.train.handing import Job
+from models.train.optimizing import adamw, follow, set_rate
 from models.train.processes import Processes
 from models.train.report import History, load_figures
 from models.train.step import Learner, together_alike
@@ -97,7 +98,7 @@ class Run:
                 data.start(encoder, head)
         self.network.to(self.device)
         self.learner = Learner(self.network, self.tasks, processes)
-        self.optimizer = torch.optim.AdamW(self._groups(), lr=0.0, betas=(0.9, 0.98))
+        self.optimizer = adamw(self.network, self.settings.weight_decay)
         begin = self.network.state_dict() if processes.leads else {}
         self.average = {name: array.clone() for name, array in begin.items()}
         self.best = dict(self.average)
@@ -109,16 +110,6 @@ class Run:
         self.end = self.settings.last_epoch or self.settings.epochs
         self.per_epoch = max(data.steps_per_epoch for data in self.tasks.values())
         self.seconds = 0.0
-
-    def _groups(self) -> list[dict[str, Any]]:
-        named = list(self.network.named_parameters())
-        matrices = [p for name, p in named if p.ndim >= 2 and not name.endswith(("table", "frequencies", "place"))]
-        chosen = {id(p) for p in matrices}
-        others = [p for _, p in named if id(p) not in chosen]
-        return [
-            {"params": matrices, "weight_decay": self.settings.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
 
     def agree(self) -> None:
         """Begin where process 0 is, after it restored a checkpoint or not, with its weights."""
@@ -170,8 +161,8 @@ class Run:
     def step(self, k: int, batches: Mapping[str, Iterator[Sequence[Batch]]]) -> None:
         """Take step `k` of the epoch with what each task that is due gives next."""
         step = self.epoch * self.per_epoch + k
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * self._rate(step)
+        settings, steps = self.settings, self.settings.epochs * self.per_epoch
+        set_rate(self.optimizer, settings.learning_rate, step, steps, settings.warmup_share)
         torch.manual_seed(_seed(self.settings.seed, step, self.processes.place.rank))
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -197,25 +188,10 @@ class Run:
         self.learner.rebalance(visits)
         if not self.processes.leads:
             return
-        self._average(step)
+        follow(self.average, self.network, settings.average_decay, step)
         for task, its in visits.items():
             self.visits[task] += its.cpu()
         self.history.add_step(losses, {task: data.weight for task, data in self.tasks.items()}, norm, part_norms)
-
-    def _rate(self, step: int) -> float:
-        """Share of the learning rate at a step: a linear rise, then half a cosine down to 0."""
-        steps = self.settings.epochs * self.per_epoch
-        rise = max(1, round(steps * self.settings.warmup_share))
-        if step < rise:
-            return (step + 1) / rise
-        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-
-    @torch.no_grad()
-    def _average(self, step: int) -> None:
-        follow = max(1 - self.settings.average_decay, 1 / (step + 1))  # early on: the plain mean of what there is
-        for name, array in self.network.state_dict().items():
-            if array.is_floating_point():
-                self.average[name].lerp_(array, follow)
 
     def _end_epoch(self, judged: Mapping[str, Validation]) -> None:
         together = [load_figures(layer.numpy()) for layer in together_alike(list(self.visits.values()))]

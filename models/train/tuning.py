@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.train.optimizing import adamw, follow, set_rate
 from models.train.settings import above_zero
 from models.train.task_data import Batch, TaskData, examples_of, on_device, rows_of
 
@@ -95,10 +96,7 @@ def _tune(
     network: nn.Module, data: TaskData, loss: Callable[[Batch], Tensor], served: Callable[[nn.Module, Any], Tensor],
     settings: Tuning, figure: str, tell: Tell | None, first_epoch: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    matrices = [each for each in network.parameters() if each.ndim >= 2]
-    others = [each for each in network.parameters() if each.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
+    optimizer = adamw(network, settings.weight_decay)
     average, best = copy.deepcopy(network).eval(), copy.deepcopy(network.state_dict())
     steps, done, found = settings.epochs * data.steps_per_epoch, 0, list[dict[str, Any]]()
     for epoch in range(settings.epochs):
@@ -111,10 +109,9 @@ def _tune(
             norm = float(nn.utils.clip_grad_norm_(network.parameters(), settings.clip))
             if not (math.isfinite(losses[-1]) and math.isfinite(norm)):
                 raise ValueError(f"the loss became {losses[-1]} (gradient norm {norm}) at step {done}; learn slower")
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * _rate(done, steps, settings.warmup_share)
+            set_rate(optimizer, settings.learning_rate, done, steps, settings.warmup_share)
             optimizer.step()
-            _follow(average, network, max(1 - settings.average_decay, 1 / (done + 1)))
+            follow(average.state_dict(), network, settings.average_decay, done)
             done += 1
             if tell is not None:
                 told = f", {figure.replace('_', ' ')} {found[-1][figure]:.3f}" if found else ""
@@ -162,18 +159,3 @@ def _gradients(parts: Any, loss: Callable[[Batch], Tensor]) -> float:
         (its * (part.examples / total)).backward()
         loss_sum += float(its.detach()) * part.examples / total
     return loss_sum
-
-
-@torch.no_grad()
-def _follow(average: nn.Module, network: nn.Module, share: float) -> None:
-    theirs = network.state_dict()
-    for name, array in average.state_dict().items():
-        if array.is_floating_point():
-            array.lerp_(theirs[name], share)
-
-
-def _rate(step: int, steps: int, warmup_share: float) -> float:
-    rise = max(1, round(steps * warmup_share))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
